@@ -1,0 +1,257 @@
+#include "select_commit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "../common/philox.h"
+#include "top_keys.h"
+
+namespace mdlm_fast::cpu {
+namespace {
+
+// One sequence's n candidates in canvas order, and which of them the rule takes.
+struct Candidates {
+  std::vector<uint32_t> keys;      // [n]
+  std::vector<int32_t> slots;      // [n], index into rows
+  std::vector<float> ranking;      // [n], the confidence the rule ranks on
+  std::vector<uint8_t> chosen;     // [n]
+  std::vector<int32_t> order;      // [n], best first (only for the rules that walk down the ranking)
+
+  int64_t size() const { return static_cast<int64_t>(keys.size()); }
+};
+
+bool is_eos(const SelectCommit& args, int64_t token) {
+  return std::find(args.eos_ids, args.eos_ids + args.num_eos_ids, token) != args.eos_ids + args.num_eos_ids;
+}
+
+double position_uniform(const SelectCommit& args, int64_t b, int32_t slot) {
+  return philox_uniform(static_cast<uint64_t>(args.seeds[b]), static_cast<uint32_t>(args.row_position[slot]),
+                        static_cast<uint32_t>(args.step[b * args.step_stride]), kPositionChoiceStream);
+}
+
+// Early rejection of EOS multiplies a probability by gamma: in log space that adds log gamma. gamma = 0 gives -inf,
+// which ranks last and is still a candidate.
+float discounted(const SelectCommit& args, int64_t b, int32_t slot) {
+  const float confidence = args.confidence[slot];
+  if (args.discount == Discount::kNone || !is_eos(args, args.token[slot])) return confidence;
+  const float gamma = args.gamma[b];
+  return args.discount == Discount::kLog ? confidence + std::log(gamma) : confidence * gamma;
+}
+
+void gather_candidates(const SelectCommit& args, const SequenceSlots& groups, int64_t b, Candidates& c) {
+  const int64_t begin = groups.offsets[b], end = groups.offsets[b + 1];
+  c.slots.resize(end - begin);
+  int64_t n = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const int32_t slot = groups.slots.empty() ? static_cast<int32_t>(i) : groups.slots[i];
+    c.slots[n] = slot;
+    n += args.token[slot] >= 0 && args.masked[args.rows[slot]];
+  }
+  c.slots.resize(n);
+  c.keys.resize(n);
+  c.ranking.resize(n);
+  c.chosen.assign(n, 0);
+  for (int64_t i = 0; i < n; ++i) c.ranking[i] = args.confidence[c.slots[i]];
+  if (args.discount != Discount::kNone) {
+    for (int64_t i = 0; i < n; ++i) c.ranking[i] = discounted(args, b, c.slots[i]);
+  }
+  if (args.position_temperature > 0.0f) {
+    for (int64_t i = 0; i < n; ++i) {
+      const double gumbel = -std::log(-std::log(position_uniform(args, b, c.slots[i])));
+      c.ranking[i] = static_cast<float>(static_cast<double>(c.ranking[i]) / args.position_temperature + gumbel);
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) c.keys[i] = ranking_key(c.ranking[i]);
+}
+
+void choose_best(Candidates& c, int64_t k) {
+  k = std::min(k, c.size());
+  if (k <= 0) return;
+  const TopKeys top = top_keys(c.keys.data(), c.size(), k);
+  for (int64_t i = 0; i < c.size(); ++i) c.chosen[i] = c.keys[i] > top.bound;
+  // Those equal to the bound fill up from the left.
+  int64_t ties = top.ties;
+  for (int64_t i = 0; ties > 0; ++i) {
+    if (c.keys[i] != top.bound) continue;
+    c.chosen[i] = 1;
+    --ties;
+  }
+}
+
+template <class Above>
+int64_t choose_above(Candidates& c, Above above) {
+  int64_t taken = 0;
+  for (int64_t i = 0; i < c.size(); ++i) {
+    c.chosen[i] = above(c.ranking[i]);
+    taken += c.chosen[i];
+  }
+  return taken;
+}
+
+template <class Before>
+void sort_candidates(Candidates& c, Before before) {
+  c.order.resize(c.keys.size());
+  std::iota(c.order.begin(), c.order.end(), 0);
+  std::stable_sort(c.order.begin(), c.order.end(), before);
+}
+
+// Fast-dLLM's factor rule: rank r is kept while its probability is at least 1 - f / (r + 1).
+void choose_by_factor(Candidates& c, double factor) {
+  sort_candidates(c, [&](int32_t a, int32_t b) { return c.keys[a] > c.keys[b]; });
+  for (int64_t r = 1; r <= c.size(); ++r) {
+    const int32_t i = c.order[r - 1];
+    const double probability = std::exp(static_cast<double>(c.ranking[i]));
+    if (r > 1 && probability < 1.0 - factor / (static_cast<double>(r) + 1.0)) break;
+    c.chosen[i] = 1;
+  }
+}
+
+// Entropy-bounded unmasking: the joint entropy of what is taken, without its last token, stays within the bound.
+void choose_by_entropy(const SelectCommit& args, Candidates& c, double bound) {
+  const auto entropy = [&](int32_t i) { return args.entropy[c.slots[i]]; };
+  sort_candidates(c, [&](int32_t a, int32_t b) { return entropy(a) < entropy(b); });
+  double before = 0.0;
+  for (int64_t r = 0; r < c.size() && (r == 0 || before <= bound); ++r) {
+    c.chosen[c.order[r]] = 1;
+    before += static_cast<double>(entropy(c.order[r]));
+  }
+}
+
+void choose(const SelectCommit& args, int64_t b, Candidates& c) {
+  if (c.size() == 0) return;
+  switch (args.rule) {
+    case Rule::kQuota:
+      choose_best(c, args.quota[b]);
+      break;
+    case Rule::kThreshold: {
+      const float threshold = args.threshold[b];
+      if (choose_above(c, [&](float value) { return value >= threshold; }) == 0) choose_best(c, 1);
+      break;
+    }
+    case Rule::kQuotaThreshold: {
+      const float threshold = args.threshold[b];
+      const int64_t above = choose_above(c, [&](float value) { return value > threshold; });
+      if (above < args.quota[b]) choose_best(c, args.quota[b]);
+      break;
+    }
+    case Rule::kFactor:
+      choose_by_factor(c, args.threshold[b]);
+      break;
+    case Rule::kEntropyBound:
+      choose_by_entropy(args, c, args.threshold[b]);
+      break;
+    case Rule::kOrigin:
+      for (int64_t i = 0; i < c.size(); ++i) {
+        c.chosen[i] = position_uniform(args, b, c.slots[i]) < args.threshold[b];
+      }
+      break;
+  }
+}
+
+void commit(const SelectCommit& args, int64_t b, const Candidates& c) {
+  const auto step = static_cast<int16_t>(args.step[b * args.step_stride]);
+  const uint8_t* const first = c.chosen.data();
+  const uint8_t* const last = first + c.size();
+  for (const uint8_t* next = std::find(first, last, 1); next != last; next = std::find(next + 1, last, 1)) {
+    const int64_t i = next - first;
+    const int32_t slot = c.slots[i], row = args.rows[slot];
+    args.canvas[row] = args.token[slot];
+    args.masked[row] = 0;
+    if (args.commit_step) args.commit_step[row] = step;
+    if (args.commit_logp) args.commit_logp[row] = args.logp[slot];
+    if (args.commit_logp_tempered) args.commit_logp_tempered[row] = args.logp_tempered[slot];
+    if (args.commit_confidence) args.commit_confidence[row] = args.confidence[slot];
+  }
+}
+
+void count_masks(const uint8_t* masked, int64_t length, int64_t b, int32_t* masks_left, uint8_t* done) {
+  int32_t count = 0;
+  for (int64_t l = 0; l < length; ++l) count += masked[l];
+  if (masks_left) masks_left[b] = count;
+  if (done) done[b] = count == 0;
+}
+
+}  // namespace
+
+SequenceSlots group_by_sequence(const SelectCommit& args) {
+  SequenceSlots groups;
+  groups.offsets.resize(args.num_sequences + 1);
+  const int32_t* end = args.rows + args.capacity;
+  while (end != args.rows && end[-1] < 0) --end;
+  const int64_t last = end - args.rows - 1;
+  int32_t descents = last >= 0 && args.rows[0] < 0;
+  for (int64_t i = 0; i < last; ++i) descents |= args.rows[i] >= args.rows[i + 1];
+  const bool ascending = descents == 0;
+  if (!ascending) {
+    for (const int32_t* row = args.rows; row != end; ++row) {
+      if (*row >= 0) groups.slots.push_back(static_cast<int32_t>(row - args.rows));
+    }
+    std::sort(groups.slots.begin(), groups.slots.end(),
+              [&](int32_t a, int32_t b) { return args.rows[a] < args.rows[b]; });
+  }
+  const int64_t n = ascending ? end - args.rows : static_cast<int64_t>(groups.slots.size());
+  const auto row_of = [&](int64_t i) { return ascending ? args.rows[i] : args.rows[groups.slots[i]]; };
+  for (int64_t b = 0, i = 0; b <= args.num_sequences; ++b) {
+    // The first candidate at or behind the sequence's first position, by bisection.
+    int64_t high = n;
+    while (i < high) {
+      const int64_t middle = i + (high - i) / 2;
+      if (row_of(middle) < b * args.length) i = middle + 1; else high = middle;
+    }
+    groups.offsets[b] = static_cast<int32_t>(i);
+  }
+  return groups;
+}
+
+void select_commit_sequences(const SelectCommit& args, const SequenceSlots& groups, int64_t begin, int64_t end) {
+  Candidates candidates;
+  for (int64_t b = begin; b < end; ++b) {
+    gather_candidates(args, groups, b, candidates);
+    choose(args, b, candidates);
+    commit(args, b, candidates);
+    count_masks(args.masked + b * args.length, args.length, b, args.masks_left, args.done);
+  }
+}
+
+void write_next_rows(const SelectCommit& args) {
+  if (!args.next_rows && !args.num_next_rows) return;
+  int32_t count = 0;
+  for (int64_t slot = 0; slot < args.capacity; ++slot) {
+    const int32_t row = args.rows[slot];
+    if (args.next_rows) args.next_rows[count] = row;
+    count += row >= 0 && args.masked[row];
+  }
+  if (args.next_rows) std::fill(args.next_rows + count, args.next_rows + args.capacity, -1);
+  if (args.num_next_rows) *args.num_next_rows = count;
+}
+
+void remask_sequences(const Remask& args, int64_t begin, int64_t end) {
+  std::vector<uint32_t> keys(args.length);
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t base = b * args.length;
+    int64_t candidates = 0;
+    for (int64_t l = 0; l < args.length; ++l) {
+      const bool candidate = args.scope[base + l] && !args.masked[base + l];
+      // The lowest confidence goes first, so the ranking is reversed; ~key is never 0 either.
+      keys[l] = candidate ? ~ranking_key(args.running[base + l]) : 0;
+      candidates += candidate;
+    }
+    const int64_t count = std::min<int64_t>(args.count[b], candidates);
+    if (count > 0) {
+      const TopKeys top = top_keys(keys.data(), args.length, count);
+      int64_t ties = top.ties;
+      for (int64_t l = args.length - 1; l >= 0; --l) {
+        const bool tied = keys[l] == top.bound && ties > 0;
+        if (keys[l] <= top.bound && !tied) continue;
+        ties -= tied;
+        args.canvas[base + l] = args.mask_id;
+        args.masked[base + l] = 1;
+        if (args.commit_step) args.commit_step[base + l] = -1;
+      }
+    }
+    count_masks(args.masked + base, args.length, b, args.masks_left, args.done);
+  }
+}
+
+}  // namespace mdlm_fast::cpu
