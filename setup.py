@@ -132,6 +132,8 @@ def extension() -> tuple[list[Any], dict[str, Any]]:
         extra_link_args=link_flags,
         libraries=libraries,
         library_dirs=library_dirs,
+        # Else a changed header leaves the old library in place: setuptools compares the library with `sources` alone.
+        depends=["setup.py", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.*h")))],
         py_limited_api=True,
     )
     return [module], {"build_ext": cpp_extension.BuildExtension}

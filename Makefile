@@ -1,0 +1,75 @@
+# make demo       set up .venv if needed, then decode held-out puzzles live in the terminal
+# make test       set up .venv if needed, then lint, type check and run every test not marked slow
+# make test-full  the slow tests too
+# make sanitize   the op tests with the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+# make lint | clean
+#
+# PYTHON=python3.12 chooses the interpreter of a new .venv. On Linux, PyPI's torch is the CUDA build (gigabytes); for the
+# CPU build set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh csrc/*/*/*.cpp)
+# Two test processes with one thread each: a pool per core in each would fight over the cores. Tests of threading set
+# the number of threads themselves.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-full lint sanitize clean
+.DELETE_ON_ERROR:
+
+demo: build/.compiled
+	$(BIN)/mdlm-fast demo
+
+test: lint
+	$(PYTEST) -q -m "not slow"
+
+test-full: lint
+	$(PYTEST) -q
+
+lint: build/.compiled
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "mdlm-fast needs Python 3.10 or later; choose one with: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment." \
+	    "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# torch first and by its exact version: with another version missing from the index at hand, anything that depends on
+# torch would pull the newest CUDA build.
+$(VENV)/.torch: $(VENV)/.created
+	$(BIN)/pip install -q -c constraints.txt "$(TORCH)" setuptools wheel ninja
+	@touch $@
+
+# Pure Python here; the extension is compiled below, incrementally.
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py constraints.txt
+	MDLM_FAST_BUILD=skip $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test]"
+	@touch $@
+
+build/.compiled: $(VENV)/.installed $(NATIVE)
+	@mkdir -p build
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+# A second build of the whole package in build/sanitize, found before the checkout through PYTHONPATH. Python is not
+# instrumented, so the runtime is preloaded (with libstdc++, whose exceptions it must intercept from the start), and
+# Python's own leaks are not looked for.
+SANITIZE_LIB := $(abspath build/sanitize/lib)
+sanitize: build/.compiled
+	PATH="$(abspath $(BIN)):$$PATH" MDLM_FAST_BUILD=require MDLM_FAST_SANITIZE=address,undefined $(BIN)/python setup.py -q \
+	  build --build-base build/sanitize --build-lib $(SANITIZE_LIB) --build-temp build/sanitize/objects
+	cd build && PYTHONPATH=$(SANITIZE_LIB) $(abspath $(BIN))/python -c 'import mdlm_fast; assert mdlm_fast.__file__.startswith("$(SANITIZE_LIB)")'
+	PYTHONPATH=$(SANITIZE_LIB) MDLM_FAST_BACKEND=cpp OMP_NUM_THREADS=2 \
+	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	  $(BIN)/pytest -q -m "not slow" -k "not compile and not opcheck" tests/ops
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mdlm_fast/*.so
+	find mdlm_fast kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
