@@ -2,7 +2,7 @@
 # make test       set up .venv if needed, then lint, type check and run every test not marked slow
 # make test-full  the slow tests too
 # make sanitize   the op tests with the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
-# make lint | clean
+# make build | lint | clean
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. On Linux, PyPI's torch is the CUDA build (gigabytes); for the
 # CPU build set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
@@ -17,8 +17,10 @@ NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh csrc/*/*/*
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-full lint sanitize clean
+.PHONY: build demo test test-full lint sanitize clean
 .DELETE_ON_ERROR:
+
+build: build/.compiled
 
 demo: build/.compiled
 	$(BIN)/mdlm-fast demo
