@@ -1,0 +1,230 @@
+"""The command line, `mdlm-fast`. Every command imports what it needs when it runs, so `--help` is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mdlm_fast import __version__
+
+if TYPE_CHECKING:
+    from mdlm_fast.config import DecodeConfig
+
+app = typer.Typer(
+    name="mdlm-fast",
+    help="Fast decoding of masked diffusion language models.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="builtin:puzzles, a local checkpoint directory, or a hub id.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the model loader's choice.")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the checkpoint's.")]
+PresetOption = Annotated[
+    str,
+    typer.Option("--preset", "-p", help="Decoder: llada, eoser, ass, eoser-ass, rcr, fast-dllm, dream-entropy, ..."),
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set", "-s", metavar="FIELD=VALUE", help="Any field of DecodeConfig, e.g. -s steps=8. May be repeated."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"mdlm-fast {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(short_help="Watch puzzles being decoded, and compare decoders.")
+def demo(
+    puzzles: Annotated[int, typer.Option(min=1, help="Held-out puzzles of each kind to decode.")] = 16,
+    output: Annotated[Path, typer.Option(help="Where to write the picture of one trajectory (PNG).")] = Path(
+        "mdlm-fast-demo.png"
+    ),
+    delay: Annotated[float, typer.Option(min=0, help="Seconds each step stays on the screen.")] = 0.15,
+    json_output: JsonOption = False,
+) -> None:
+    """Decode held-out Sudoku and Countdown puzzles with the built-in model, live, and compare decoders.
+
+    First one puzzle fills in step by step. Then the same puzzles are decoded by plain LLaDA decoding, EOSER, ASS,
+    EOSER+ASS and RCR, and a table gives forward passes, seconds, tokens per forward pass and puzzles solved. Last, a
+    picture of one trajectory (commit step and confidence of every position) is written and its path printed.
+    """
+    from mdlm_fast.demo import run_demo
+
+    summary = run_demo(puzzles=puzzles, output=output, delay=delay, quiet=json_output)
+    if json_output:
+        typer.echo(json.dumps(summary))
+
+
+@app.command(short_help="Decode prompts and print the texts.")
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Prompts. None: one a line from standard input.", show_default=False)
+    ] = None,
+    model: ModelOption = "builtin:puzzles",
+    preset: PresetOption = "llada",
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    chat: Annotated[bool, typer.Option("--chat", help="Wrap every prompt in the tokenizer's chat template.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Decode prompts with a masked diffusion model and print the texts.
+
+    \b
+    mdlm-fast generate "sudoku 1 0 3 4 0 0 1 2 2 1 0 0 4 3 0 1 :" -s gen_length=24
+    mdlm-fast generate -m ./LLaDA-8B-Instruct --chat "Why is the sky blue?" -p eoser-ass -s gen_length=128 --json
+    """
+    from mdlm_fast.cli_generate import decode_prompts
+
+    if not prompts:
+        prompts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not prompts:
+        raise ValueError("no prompt: give prompts as arguments or one a line on standard input")
+    config = _config(preset, settings)
+    result = decode_prompts(_load(model, device, dtype), prompts, config, chat=chat)
+    if json_output:
+        typer.echo(json.dumps({"model": model, **result}))
+        return
+    for output in result["outputs"]:
+        typer.echo(output["text"])
+
+
+@app.command("eval", short_help="Solve a task's test problems.")
+def evaluate(
+    task: Annotated[str, typer.Argument(help="sudoku, countdown, gsm8k or math500.")],
+    model: ModelOption = "builtin:puzzles",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N problems.")] = None,
+    preset: PresetOption = "llada",
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Solve a task's test problems and print the share solved.
+
+    \b
+    mdlm-fast eval sudoku --limit 100
+    mdlm-fast eval gsm8k -m ./LLaDA-8B-Instruct -p eoser -s gen_length=256 -s steps=128 -s block_length=32 --json
+    """
+    from mdlm_fast import tasks
+
+    config = _config(preset, settings) if preset != "llada" or settings else None
+    result = tasks.evaluate(_load(model, device, dtype), task=task, limit=limit, config=config)
+    if json_output:
+        typer.echo(json.dumps({"model": model, "task": task, "preset": preset, **result}))
+        return
+    for name, value in result.items():
+        if isinstance(value, (int, float, str)):
+            typer.echo(f"{name:<20} {value:.4f}" if isinstance(value, float) else f"{name:<20} {value}")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    short_help="Train the built-in puzzle model.",
+)
+def pretrain(context: typer.Context) -> None:
+    """Train the built-in puzzle model from scratch (seeded, resumable). See `mdlm-fast pretrain --help`."""
+    from mdlm_fast import pretrain as training
+
+    raise typer.Exit(training.main(context.args))
+
+
+@app.command(short_help="Say what this installation can use.")
+def doctor(json_output: JsonOption = False) -> None:
+    """Say which backends this installation can use, and why not the others."""
+    from mdlm_fast import doctor as checks
+
+    found = checks.report()
+    typer.echo(json.dumps(found) if json_output else "\n".join(checks.lines(found)))
+
+
+def _load(model: str, device: str | None, dtype: str | None) -> Any:
+    import torch
+
+    import mdlm_fast
+
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is not None and dtype not in names:
+        raise ValueError(f"--dtype {dtype} is unknown: choose one of {', '.join(names)}")
+    return mdlm_fast.load_model(model, device=device, dtype=names.get(dtype or ""))
+
+
+def _config(preset: str, settings: list[str]) -> DecodeConfig:
+    """A preset with FIELD=VALUE changes; values are JSON, or plain text where they are not."""
+    from dataclasses import fields
+
+    from mdlm_fast.config import DecodeConfig
+
+    known = [field.name for field in fields(DecodeConfig)]
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in known:
+            raise ValueError(f"--set {setting!r}: write FIELD=VALUE with a field of DecodeConfig: {', '.join(known)}")
+        try:
+            overrides[name] = json.loads(text)
+        except json.JSONDecodeError:
+            overrides[name] = text
+    return DecodeConfig.preset(preset, **overrides)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line. An error is one line on standard error and a non-zero exit status.
+
+    Returns:
+        The exit status: 0, 1 for a failure, 2 for a wrong command line, 130 when interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = app(arguments, prog_name="mdlm-fast", standalone_mode=False)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except SystemExit as exit:  # argparse, which `pretrain` uses, ends this way
+        return exit.code if isinstance(exit.code, int) else 1
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        # Errors of the command line itself (unknown option, missing argument) format themselves; which class they have
+        # depends on the version of typer.
+        if hasattr(error, "format_message"):
+            return _fail(f"{error.format_message()} (try --help)", 2)
+        return _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"mdlm-fast: error: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
