@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()  # type: ignore[type-arg]
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
 
 
-def module_lock(module: nn.Module) -> threading.RLock:  # type: ignore[valid-type]
+def module_lock(module: nn.Module) -> threading.RLock:
     """The lock that serialises patched calls of `module`, whatever wrapper they come through."""
     with _LOCKS_GUARD:
         return _LOCKS.setdefault(module, threading.RLock())

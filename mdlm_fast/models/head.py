@@ -21,16 +21,14 @@ from mdlm_fast import ops
 from mdlm_fast.models._patch import (
     can_fuse,
     find_head,
-    is_plain_linear,
     module_lock,
     output_logits,
     patched_forward,
 )
+from mdlm_fast.models._probe import compare, probe_rows
 
 Forward = Callable[[], Any]
 _T = TypeVar("_T")
-
-_PROBE_ROWS = 16
 
 
 class _Rows(NamedTuple):
@@ -164,7 +162,7 @@ class RowHead:
             self._fall_back("it names no output head that maps hidden states to logits (get_output_embeddings)")
         if head is None or self._full_logits:
             return on.logits(output_logits(forward()))
-        with module_lock(head):  # type: ignore[attr-defined]
+        with module_lock(head):
             if self._probed is None or self._probed() is not head:
                 return self._probe(forward, head, on, rows)
             return self._run_patched(forward, head, on)
@@ -194,7 +192,7 @@ class RowHead:
             hidden = args[0] if args else next(iter(kwargs.values()), None)
             if isinstance(hidden, Tensor) and isinstance(output, Tensor) and output.shape[:-1] == hidden.shape[:-1]:
                 # Copied now: a model may change its logits in place afterwards.
-                picked, telling = _probe_rows(output, rows.length)
+                picked, telling = probe_rows(output, rows.length)
                 seen.append((hidden.detach(), picked, output.flatten(0, -2)[picked].detach().clone(), telling))
             else:
                 seen.append((None, rows.source, rows.source, True))
@@ -207,7 +205,7 @@ class RowHead:
         if len(seen) != 1:
             self._fall_back(f"its output head ran {len(seen)} times in one forward")
         else:
-            reason, telling = _compare(head, logits, *seen[0])
+            reason, telling = compare(head, logits, *seen[0])
             if reason is not None:
                 self._fall_back(reason)
             elif telling:
@@ -262,12 +260,13 @@ def _gathered_logits(
 def _score_hidden(
     head: nn.Module, original: Callable[..., Tensor], hidden: Tensor, args: Any, kwargs: Any, rows: _Rows
 ) -> ops.RowScores:
-    if _is_linear_call(head, original, args, kwargs) and can_fuse(hidden, head.weight, head.bias):  # type: ignore[arg-type]
+    linear = _is_linear_call(original, args, kwargs)
+    if linear and isinstance(head, nn.Linear) and can_fuse(hidden, head.weight, head.bias):
         flat = _flat(hidden, rows.length)
         return ops.linear_score_rows(
             flat,
-            head.weight,  # type: ignore[arg-type]
-            head.bias,  # type: ignore[arg-type]
+            head.weight,
+            head.bias,
             rows.source,
             guidance_hidden=None if rows.guidance is None else flat,
             guidance_rows=rows.guidance,
@@ -283,10 +282,9 @@ def _score_hidden(
     return ops.score_rows(logits, local, guidance_logits=logits, guidance_rows=own + own.shape[0], **rows.options)
 
 
-def _is_linear_call(head: nn.Module, original: Callable[..., Tensor], args: Any, kwargs: Any) -> bool:
+def _is_linear_call(original: Callable[..., Tensor], args: Any, kwargs: Any) -> bool:
     """Whether the forward under our patch is `nn.Linear`'s own, called with nothing but the hidden states."""
-    untouched = getattr(original, "__func__", None) is nn.Linear.forward
-    return isinstance(head, nn.Linear) and untouched and not args and not kwargs
+    return getattr(original, "__func__", None) is nn.Linear.forward and not args and not kwargs
 
 
 def _score_logits(logits: Tensor, rows: _Rows) -> ops.RowScores:
@@ -298,41 +296,3 @@ def _score_logits(logits: Tensor, rows: _Rows) -> ops.RowScores:
         guidance_rows=rows.guidance,
         **rows.options,
     )
-
-
-def _probe_rows(output: Tensor, length: int) -> tuple[Tensor, bool]:
-    """Rows to compare, spread over the batch, each with its left neighbour, and whether they can show a shift.
-
-    Equal neighbours (a canvas of nothing but masks under RoPE gives equal rows everywhere) hide a shift; then the
-    answer is put off to the next forward.
-    """
-    flat = output.detach().flatten(0, -2)
-    total = flat.shape[0]
-    spread = torch.linspace(0, total - 1, min(_PROBE_ROWS, total), device=output.device).round().long()
-    picked = torch.unique(torch.cat([spread, (spread - 1).clamp(min=0)]))
-    inside = picked[picked % length > 0]
-    telling = bool((flat[inside] != flat[inside - 1]).any()) if inside.numel() else False
-    return picked, telling
-
-
-def _compare(
-    head: nn.Module, logits: Tensor, hidden: Tensor | None, picked: Tensor, head_rows: Tensor, telling: bool
-) -> tuple[str | None, bool]:
-    """Why this model's logits are not those of its head row by row, or None; and whether the probe could tell."""
-    if hidden is None:
-        return "its output head does not map hidden states to logits row by row", telling
-    if logits.shape != (*hidden.shape[:-1], head_rows.shape[-1]):
-        return f"its logits have shape {tuple(logits.shape)} but its head received {tuple(hidden.shape)}", telling
-    model_rows = logits.detach().flatten(0, -2)[picked]
-    if not torch.allclose(model_rows, head_rows.to(model_rows.dtype), rtol=0.0, atol=0.0, equal_nan=True):
-        return "it changes its logits after the output head (a scale, softcap, mask or shift)", telling
-    if not is_plain_linear(head):
-        with torch.no_grad():
-            shape = (1, -1, hidden.shape[-1]) if hidden.ndim == 3 else (-1, hidden.shape[-1])
-            alone = head(hidden.flatten(0, -2)[picked].reshape(shape)).flatten(0, -2).float()
-        slack = {torch.float32: 1e-3, torch.float16: 4e-3}.get(head_rows.dtype, 3e-2)
-        wide = head_rows.float()
-        scale = wide[wide.isfinite()].abs().max() if wide.isfinite().any() else wide.new_ones(())
-        if not torch.allclose(alone, wide, rtol=0.0, atol=float(scale) * slack, equal_nan=True):
-            return "its output head gives other logits for rows taken alone", telling
-    return None, telling

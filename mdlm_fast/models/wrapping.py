@@ -117,7 +117,7 @@ def _vocab_size(model: nn.Module, config: Any) -> int:
         raise ValueError(f"{type(model).__name__} has neither config.vocab_size nor an output head with out_features")
     if width is not None and declared is not None and width < declared:
         raise ValueError(f"the output head gives {width} logits but config.vocab_size is {declared}")
-    return int(declared if width is None else width)
+    return int(width) if width is not None else int(declared)  # type: ignore[arg-type]
 
 
 def _eos_ids(config: Any, tokenizer: Any, family: Any) -> tuple[int, ...]:
