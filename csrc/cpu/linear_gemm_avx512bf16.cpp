@@ -5,6 +5,9 @@
 
 #include "linear_gemm.h"
 
+// Both are raised by GCC 12 inside its own intrinsics.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")
 #include <immintrin.h>
 

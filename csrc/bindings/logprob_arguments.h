@@ -1,0 +1,104 @@
+// Reading the arguments that the ops on log-probabilities share. Shapes and values were checked by mdlm_fast.ops; what
+// is checked here is only what would let a kernel leave its buffers.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "../cpu/token_logprobs.h"
+
+namespace mdlm_fast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+template <class T>
+T* pointer(const Tensor& tensor, ScalarType dtype, int64_t numel, const char* name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, "mdlm_fast: ", name, " has an unexpected dtype");
+  STD_TORCH_CHECK(tensor.is_contiguous(), "mdlm_fast: ", name, " must be contiguous");
+  STD_TORCH_CHECK(tensor.numel() == numel, "mdlm_fast: ", name, " has ", tensor.numel(), " elements, expected ", numel);
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+inline cpu::DType storage_type(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return cpu::DType::kFloat32;
+    case ScalarType::BFloat16: return cpu::DType::kBFloat16;
+    case ScalarType::Half: return cpu::DType::kFloat16;
+    default: STD_TORCH_CHECK(false, "mdlm_fast: ", name, " must be float32, bfloat16 or float16");
+  }
+}
+
+inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+// Logits [N, V] or [B, L, V] of any row strides.
+inline cpu::LogitRows logit_rows(const Tensor& logits, int64_t vocab_start) {
+  const int64_t dim = logits.dim();
+  STD_TORCH_CHECK(dim == 2 || dim == 3, "mdlm_fast: logits must have 2 or 3 dimensions");
+  STD_TORCH_CHECK(logits.stride(dim - 1) == 1 || logits.size(dim - 1) <= 1,
+                  "mdlm_fast: the last dimension of logits must be contiguous");
+  cpu::LogitRows rows{};
+  rows.data = logits.data_ptr();
+  rows.dtype = storage_type(logits, "logits");
+  rows.rows_per_batch = std::max<int64_t>(logits.size(dim - 2), 1);
+  rows.row_stride = logits.stride(dim - 2);
+  rows.batch_stride = dim == 3 ? logits.stride(0) : 0;
+  rows.width = logits.size(dim - 1);
+  rows.vocab_start = vocab_start;
+  return rows;
+}
+
+inline int64_t num_logit_rows(const Tensor& logits) {
+  return logits.dim() == 3 ? logits.size(0) * logits.size(1) : logits.size(0);
+}
+
+inline cpu::AllowedIds allowed_ids(const OptionalTensor& forbidden_ids, int64_t vocab_limit) {
+  cpu::AllowedIds ids{{}, vocab_limit};
+  if (forbidden_ids) {
+    const int64_t count = forbidden_ids->numel();
+    const int64_t* from = pointer<int64_t>(*forbidden_ids, ScalarType::Long, count, "forbidden_ids");
+    ids.forbidden.assign(from, from + count);
+    std::sort(ids.forbidden.begin(), ids.forbidden.end());
+    ids.forbidden.erase(std::unique(ids.forbidden.begin(), ids.forbidden.end()), ids.forbidden.end());
+  }
+  return ids;
+}
+
+// Which row each of N scores reads, what it looks for there, and at what temperature.
+struct Targets {
+  int64_t count;
+  const int32_t* rows;     // -1: padding
+  const int64_t* targets;  // global ids
+  const float* temperatures;
+  int64_t temperature_stride;
+
+  float temperature(int64_t i) const { return temperatures[i * temperature_stride]; }
+  bool padding(int64_t i) const { return rows[i] < 0; }
+};
+
+inline Targets read_targets(const Tensor& rows, const Tensor& targets, const Tensor& temperature, int64_t num_rows,
+                            int64_t vocabulary) {
+  Targets t{};
+  t.count = rows.numel();
+  t.rows = pointer<int32_t>(rows, ScalarType::Int, t.count, "rows");
+  t.targets = pointer<int64_t>(targets, ScalarType::Long, t.count, "targets");
+  t.temperature_stride = temperature.numel() == 1 ? 0 : 1;
+  t.temperatures =
+      pointer<float>(temperature, ScalarType::Float, t.temperature_stride == 0 ? 1 : t.count, "temperature");
+  for (int64_t i = 0; i < t.count; ++i) {
+    STD_TORCH_CHECK(t.rows[i] < num_rows, "mdlm_fast: rows[", i, "]=", t.rows[i], " is outside ", num_rows, " rows");
+    STD_TORCH_CHECK(t.rows[i] < 0 || (t.targets[i] >= 0 && t.targets[i] < vocabulary), "mdlm_fast: targets[", i,
+                    "]=", t.targets[i], " is outside a vocabulary of ", vocabulary);
+  }
+  return t;
+}
+
+}  // namespace mdlm_fast

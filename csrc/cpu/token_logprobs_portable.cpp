@@ -1,0 +1,19 @@
+// The loops of token_logprobs_loops.h for any processor, and the choice between the sets.
+#include "token_logprobs_kernels.h"
+
+#define MDLM_ISA portable
+#include "token_logprobs_loops.h"
+
+namespace mdlm_fast::cpu {
+
+constinit const GradientKernels kGradientKernelsPortable = portable::make_gradient_kernels();
+
+const GradientKernels& gradient_kernels() {
+#if defined(__x86_64__)
+  if (&score_kernels() == &kScoreKernelsAvx512) return kGradientKernelsAvx512;
+  if (&score_kernels() == &kScoreKernelsAvx2) return kGradientKernelsAvx2;
+#endif
+  return kGradientKernelsPortable;
+}
+
+}  // namespace mdlm_fast::cpu
