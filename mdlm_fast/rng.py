@@ -138,9 +138,10 @@ def random_confidence(seeds: Tensor, position: Tensor | int, step: Tensor | int)
 def position_keys(
     confidence: Tensor, seeds: Tensor, position: Tensor | int, step: Tensor | int, alg_temp: float
 ) -> Tensor:
-    """Ranking keys of soft position choice (stream 2): confidence / alg_temp plus Gumbel noise, float64.
+    """Ranking keys of soft position choice (stream 2): confidence / alg_temp plus Gumbel noise.
 
-    The k largest keys are k positions drawn without replacement with weights exp(confidence / alg_temp).
+    The k largest keys are k positions drawn without replacement with weights exp(confidence / alg_temp). Computed in
+    float64 and rounded once to float32, which is what is ranked.
 
     Args:
         confidence: float, any shape; higher first. -inf stays last.
@@ -148,7 +149,7 @@ def position_keys(
         alg_temp: > 0.
     """
     u = uniform(seeds, position, step, "position_choice")
-    return confidence.double() / alg_temp - torch.log(-torch.log(u))
+    return (confidence.double() / alg_temp - torch.log(-torch.log(u))).float()
 
 
 def _words(value: Tensor | int, like: Tensor) -> Tensor:
