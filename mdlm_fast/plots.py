@@ -19,7 +19,7 @@ def trajectory_figure(
 ) -> Figure:
     """When each position was committed and how confident the decoder was.
 
-    The upper panel has a row for every step and a column for every position: a filled cell is a committed token, dark on
+    The upper panel has a row a step and a column a position: a filled cell is a committed token, in full colour on
     the step that commits it and light afterwards. The lower panel shows the confidence at that step.
 
     Args:
