@@ -1,8 +1,8 @@
 """Counter-based random numbers: Philox4x32-10 with named streams.
 
-Every random decision of a decode is a pure function of (seed of the sequence, position in the sequence, step, stream), so it
-does not depend on the batch, the padding, the order of rows, the number of threads or the backend. The C++, Triton and CUDA
-kernels compute the same bits.
+Every random decision of a decode is a pure function of (seed of the sequence, position in the sequence, step,
+stream), so it does not depend on the batch, the padding, the order of rows, the number of threads or the backend. The
+C++, Triton and CUDA kernels compute the same bits.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), doi:10.1145/2063384.2063405.
 """
@@ -70,8 +70,8 @@ def uniform(seeds: Tensor, position: Tensor | int, step: Tensor | int, stream: i
         stream: a name or number from `STREAMS`.
 
     Returns:
-        float64 tensor of the broadcast shape, (k + 0.5) * 2**-52 with k = the top 26 bits of the first output word, then
-        those of the second. 53 bits would let the largest value round to 1.0.
+        float64 tensor of the broadcast shape, (k + 0.5) * 2**-52 with k = the top 26 bits of the first output word,
+        then those of the second. 53 bits would let the largest value round to 1.0.
 
     Raises:
         ValueError: `stream` is not a known name.

@@ -1,7 +1,7 @@
 """The ops that decoding and training are made of.
 
-Each is a torch.library op in the namespace `mdlm_fast`: it works under torch.compile and autocast, and one of several backends runs
-it ("reference" everywhere; "cpp" on the CPU). `use_backend` overrides the choice.
+Each is a torch.library op in the namespace `mdlm_fast`: it works under torch.compile and autocast, and one of several
+backends runs it ("reference" everywhere; "cpp" on the CPU). `use_backend` overrides the choice.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def guidance_arguments(
 
 
 def with_unit_stride(tensor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(tensor, rows) for kernels, which read columns with stride 1: otherwise the selected rows are copied, and only they."""
+    """(tensor, rows) for kernels, which read columns with stride 1: else the selected rows alone are copied."""
     if tensor.stride(-1) == 1 or rows.numel() == 0:
         return tensor, rows
     copied = gather_rows(tensor, rows.clamp(min=0).long()).contiguous()

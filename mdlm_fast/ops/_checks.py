@@ -1,8 +1,8 @@
 """Argument checks, and the one place that says what happens to a bad row.
 
-Two kinds. Shapes, dtypes and devices are checked in the public functions, at no cost on the device and visible to torch.compile.
-Values (ids in range, rows in range) are checked in the dispatcher implementations, on CPU tensors only, because reading
-them on another device would wait for it.
+Two kinds. Shapes, dtypes and devices are checked in the public functions, at no cost on the device and visible to
+torch.compile. Values (ids in range, rows in range) are checked in the dispatcher implementations, on CPU tensors
+only, because reading them on another device would wait for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def check_tensor(
     """Refuse a tensor of the wrong type, rank, size (None = any), dtype or device."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
-    if value.dim() != len(shape) or any(want is not None and have != want for have, want in zip(value.shape, shape)):
+    same = value.dim() == len(shape)
+    if not same or any(want is not None and have != want for have, want in zip(value.shape, shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{op}: {name} must have shape [{wanted}], got {list(value.shape)}")
     if value.dtype not in dtypes:
@@ -79,8 +80,9 @@ def check_temperature(op: str, temperature: Tensor, *, positive: bool = False) -
 def check_tokens(op: str, token: Tensor, rows: Tensor, row_sequence: Tensor, row_position: Tensor) -> None:
     """Raise for the first row that a kernel refused.
 
-    Kernels write a token below -1 for such a row and commit nothing. On the CPU the error is raised at once; on other devices
-    reading the token would wait for the device, so the code stays in `token` (log-probs are NaN) for the caller to read.
+    Kernels write a token below -1 for such a row and commit nothing. On the CPU the error is raised at once; on other
+    devices reading the token would wait for the device, so the code stays in `token` (log-probs are NaN) for the
+    caller to read.
     """
     if token.device.type != "cpu" or token.numel() == 0 or token.min().item() >= -1:
         return

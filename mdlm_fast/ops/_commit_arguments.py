@@ -12,9 +12,6 @@ from mdlm_fast.ops._checks import check_tensor
 from mdlm_fast.ops._dispatch import call
 from mdlm_fast.ops._schemas import mutable_arguments
 
-#: Stands for the shape [B, L] of the canvas.
-PER_POSITION: tuple[int, ...] = (-1, -1)
-
 
 def check_canvas(op: str, canvas: Tensor, masked: Tensor) -> torch.device:
     """Refuse a canvas that is not int64 [B, L] or a `masked` that is not bool of the same shape."""
@@ -26,7 +23,7 @@ def check_canvas(op: str, canvas: Tensor, masked: Tensor) -> torch.device:
 
 
 def contiguous_call(op: str, arguments: Sequence[Any]) -> None:
-    """Run an in-place op. Kernels need contiguous tensors: others go through a copy, written back if the op writes them."""
+    """Run an in-place op. Kernels need contiguous tensors; others go through a copy that is written back."""
     given = list(arguments)
     run_on = [x.contiguous() if isinstance(x, Tensor) else x for x in given]
     call(op, run_on[0], *run_on)

@@ -154,8 +154,8 @@ def backend_report() -> list[dict[str, Any]]:
     """What is there and why the rest is not, for `mdlm-fast doctor`.
 
     Returns:
-        One dict per backend, preferred first: name, available (bool), reason (str or None), devices (list of str, or None
-        for any), ops (sorted names), chosen (bool: asked for by `use_backend` or the environment).
+        One dict per backend, preferred first: name, available (bool), reason (str or None), devices (list of str, or
+        None for any), ops (sorted names), chosen (bool: asked for by `use_backend` or the environment).
     """
     return [
         {

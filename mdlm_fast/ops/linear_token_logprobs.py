@@ -32,8 +32,8 @@ def linear_token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """`token_logprobs` of F.linear(hidden[rows], weight, bias), a tile of the vocabulary at a time.
 
-    Logits are rounded to the input dtype, as F.linear would. The products of the backward pass are accumulated in fp32 and
-    rounded once, and each part of the weight's gradient is written once.
+    Logits are rounded to the input dtype, as F.linear would. The products of the backward pass are accumulated in
+    fp32 and rounded once, and each part of the weight's gradient is written once.
 
     Args:
         hidden: floating, [M, H] or [B, L, H], any strides.
@@ -155,7 +155,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None, grad_lse: Tensor | None
+) -> tuple[Any, ...]:
     hidden, weight, bias, rows, targets, temperature, forbidden_ids, entropy, lse = ctx.saved_tensors
     need_hidden, need_weight = ctx.needs_input_grad[:2]
     need_bias = bias is not None and ctx.needs_input_grad[2]
@@ -178,7 +180,7 @@ def _backward(ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None, g
             need_weight,
             need_bias,
         )
-        grads = [g if need else None for g, need in zip(computed, (need_hidden, need_weight, need_bias))]
+        grads = [g if need else None for g, need in zip(computed, (need_hidden, need_weight, need_bias), strict=True)]
     return *grads, None, None, None, None, None, None
 
 

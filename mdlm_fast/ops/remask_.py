@@ -35,7 +35,8 @@ def remask_(
             later position goes first, as the earlier one is committed first.
         mask_id: the id of the mask token.
         commit_step: int16 [B, L], written: -1 at the positions given back.
-        masks_left: int32 [B], written with the number of masks in each canvas row. done: bool [B], written: no mask left.
+        masks_left: int32 [B], written with the number of masks in each canvas row. done: bool [B], written: no mask
+            left.
 
     Raises:
         ValueError, TypeError: wrong shapes, dtypes or devices, or mask_id < 0.

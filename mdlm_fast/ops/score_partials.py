@@ -46,15 +46,15 @@ def score_partials(
 
     Returns:
         f32 [C, ceil(V' / 2048), 8]: maximum over the normaliser and its id, best candidate and its id, runner-up
-        candidate, sum of exponentials without the maximum, candidate mass without the best, entropy moment. Ids are int32 bit
-        patterns, -1 = none. Padding rows hold -inf and zeros.
+        candidate, sum of exponentials without the maximum, candidate mass without the best, entropy moment. Ids are
+        int32 bit patterns, -1 = none. Padding rows hold -inf and zeros.
 
     Raises:
         ValueError: as `score_rows`, or vocab_start is not a multiple of 2048. Bad rows are reported by `finish_scores`.
     """
     checks.check_leading(_OP, "logits", logits)
     if vocab_start < 0 or vocab_start % TILE:
-        raise ValueError(f"{_OP}: vocab_start={vocab_start} must be a multiple of {TILE}; cut shards at tile boundaries")
+        raise ValueError(f"{_OP}: vocab_start={vocab_start} must be a multiple of {TILE}: cut shards at tile ends")
     leading, device, width = logits.shape[:-1], logits.device, logits.shape[-1]
     row = arguments.row_arguments(_OP, leading, device, rows, row_sequence, None, temperature, None, 0, False)
     limit = vocab_start + width if vocab_limit is None else vocab_limit

@@ -38,7 +38,8 @@ class RowScores(NamedTuple):
 
 def as_row_scores(outputs: Sequence[Tensor], stats: int) -> RowScores:
     """Outputs of a scoring op with those not asked for replaced by None."""
-    return RowScores(outputs[0], *(x if stats & STAT_BITS[name] else None for name, x in zip(ALL_STATS[1:], outputs[1:])))
+    pairs = zip(ALL_STATS[1:], outputs[1:], strict=True)
+    return RowScores(outputs[0], *(output if stats & STAT_BITS[name] else None for name, output in pairs))
 
 
 def score_rows(
@@ -69,21 +70,25 @@ def score_rows(
 
     Args:
         logits: float32, bfloat16, float16 (or float64, rounded to fp32), [N, V] or [B, L, V], any strides.
-        rows: int32 or int64 [C], indices into the flattened leading dimensions, -1 = padding; None = all rows, in order.
+        rows: int32 or int64 [C], indices into the flattened leading dimensions, -1 = padding; None = all rows, in
+            order.
         row_sequence: int32 [C], sequence of each row; default row // L for [B, L, V], 0 for [N, V].
         row_position: int32 [C], position used for random numbers; default row % L for [B, L, V], the row for [N, V].
             Count real tokens only, so that padding changes nothing.
         temperature: float or tensor [B], >= 0; 0 = greedy. None = greedy.
-        seeds: int64 tensor [B], the 64-bit key of each sequence. An int stands for `rng.derive_seed(seeds, b)`; None is 0.
+        seeds: int64 tensor [B], the 64-bit key of each sequence. An int stands for `rng.derive_seed(seeds, b)`; None
+            is 0.
         step: int or integer tensor [1] or [B], the step index used for random numbers.
         forbidden_ids: ids that are never chosen: a tensor, an int or a list.
         vocab_limit: ids >= vocab_limit are never chosen; default V.
         top_k: keep the k most likely candidates and all ties with the last of them; 0 or None = off.
         top_p: keep the smallest set of most likely candidates that holds this share of the probability (after
-            temperature), and all ties; in (0, 1]; 1 or None = off. Applied before top_k; both apply at temperature 0 too,
-            where they change `logp_T`.
-        sample: False = argmax whatever the temperature. Default: whether a temperature other than the number 0 is given.
-        normalize_over: "allowed" = probabilities over the candidates; "all" = over the whole vocabulary, as published decoders do.
+            temperature), and all ties; in (0, 1]; 1 or None = off. Applied before top_k; both apply at temperature 0
+            too, where they change `logp_T`.
+        sample: False = argmax whatever the temperature. Default: whether a temperature other than the number 0 is
+            given.
+        normalize_over: "allowed" = probabilities over the candidates; "all" = over the whole vocabulary, as published
+            decoders do.
         stats: which of token, logp, logp_T, margin, entropy to compute; token always is.
         stats_from: "raw" = margin and entropy of the plain distribution; "tempered" = of the tempered and filtered one.
         guidance_logits: unconditional logits, same dtype and width: z = (s + 1) logits - s guidance_logits in fp32.
@@ -91,7 +96,8 @@ def score_rows(
         guidance_scale: s.
 
     Returns:
-        RowScores. Greedy ties go to the lowest id; a sampled token is an exact draw by inverse CDF (see `mdlm_fast.rng`).
+        RowScores. Greedy ties go to the lowest id; a sampled token is an exact draw by inverse CDF (see
+        `mdlm_fast.rng`).
 
     Raises:
         ValueError: wrong shapes, devices or values; on CPU also a row that holds NaN or +inf or has no candidate left.
@@ -191,10 +197,8 @@ def check_row_values(
 
 def fake_scores(rows: Tensor, stats: int) -> tuple[Tensor, ...]:
     """Shapes of the outputs of a scoring op."""
-    outputs = [rows.new_empty(rows.shape, dtype=torch.int64)]
-    for name in ALL_STATS[1:]:
-        outputs.append(rows.new_empty(rows.shape if stats & STAT_BITS[name] else (0,), dtype=torch.float32))
-    return tuple(outputs)
+    shapes = [rows.shape if stats & STAT_BITS[name] else (0,) for name in ALL_STATS[1:]]
+    return rows.new_empty(rows.shape, dtype=torch.int64), *(rows.new_empty(s, dtype=torch.float32) for s in shapes)
 
 
 def _fake(logits: Tensor, rows: Tensor, *rest: object) -> tuple[Tensor, ...]:

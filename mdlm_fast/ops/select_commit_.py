@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mdlm_fast.ops import _checks as checks
-from mdlm_fast.ops._commit_arguments import PER_POSITION, check_canvas, contiguous_call
+from mdlm_fast.ops._commit_arguments import check_canvas, contiguous_call
 from mdlm_fast.ops._dispatch import define
 
 _OP = "select_commit_"
@@ -45,8 +45,8 @@ def select_commit_(
 ) -> None:
     """Choose positions by confidence and commit their tokens, in place.
 
-    A candidate is a slot whose row is not padding, whose token is >= 0 and whose position is still masked. Within a sequence
-    candidates are ranked by confidence, equal ones by position; nothing outside them is ever written.
+    A candidate is a slot whose row is not padding, whose token is >= 0 and whose position is still masked. Within a
+    sequence candidates are ranked by confidence, equal ones by position; nothing outside them is ever written.
 
     Args:
         canvas: int64 [B, L], written.
@@ -56,14 +56,15 @@ def select_commit_(
         confidence: f32 [C], higher first.
         rule: "quota": the best quota[b]. "threshold": all >= threshold[b], at least the best. "factor": by rank r while
             exp(confidence) >= 1 - threshold[b] / (r + 1), at least the best; confidence is a log-probability.
-            "entropy_bound": by entropy ascending while the sum of the entropies before is <= threshold[b], at least one.
-            "quota_threshold": all > threshold[b] if they are at least quota[b], else the best quota[b]. "origin": each
-            with probability threshold[b].
+            "entropy_bound": by entropy ascending while the sum of the entropies before is <= threshold[b], at least
+            one. "quota_threshold": all > threshold[b] if they are at least quota[b], else the best quota[b].
+            "origin": each with probability threshold[b].
         quota: int32 [B], >= 0.
         threshold: f32 [B]; "threshold" and "quota_threshold" compare it in the units of confidence.
         entropy: f32 [C], nats; for "entropy_bound".
-        discount: what to do to the confidence where the token is in eos_ids: "log" adds log gamma[b], "multiply" multiplies by
-            gamma[b]. gamma = 0 in log space ranks last and is still a candidate. The record keeps the undiscounted value.
+        discount: what to do to the confidence where the token is in eos_ids: "log" adds log gamma[b], "multiply"
+            multiplies by gamma[b]. gamma = 0 in log space ranks last and is still a candidate. The record keeps the
+            undiscounted value.
         gamma: f32 [B].
         eos_ids: int64 [K].
         alg_temp: > 0 ranks by confidence / alg_temp + Gumbel noise, i.e. samples positions without replacement.
@@ -71,12 +72,15 @@ def select_commit_(
         seeds: int64 [B], for alg_temp and "origin".
         step: int or int32 tensor [1] or [B], the step index.
         logp, logp_T: f32 [C], copied to commit_logp and commit_logp_T.
-        commit_step: int16 [B, L], written with the step. commit_logp, commit_logp_T, commit_confidence: f32 [B, L], written.
-        masks_left: int32 [B], written with the number of masks in each canvas row. done: bool [B], written: no mask left.
+        commit_step: int16 [B, L], written with the step. commit_logp, commit_logp_T, commit_confidence: f32 [B, L],
+            written.
+        masks_left: int32 [B], written with the number of masks in each canvas row. done: bool [B], written: no mask
+            left.
         next_rows: int32 [C], written with the rows still masked, in their order, -1 behind. num_next_rows: int32 [1].
 
     Raises:
-        ValueError, TypeError: wrong shapes, dtypes, devices or values, an unknown rule, an argument the rule needs is missing.
+        ValueError, TypeError: wrong shapes, dtypes, devices or values, an unknown rule, an argument the rule needs is
+            missing.
     """
     device = check_canvas(_OP, canvas, masked)
     sequences, length = canvas.shape
@@ -100,13 +104,13 @@ def select_commit_(
         ("done", done, per_sequence, torch.bool),
         ("eos_ids", eos_ids, (None,), torch.int64),
         ("num_next_rows", num_next_rows, (1,), torch.int32),
-        ("commit_step", commit_step, PER_POSITION, torch.int16),
-        ("commit_logp", commit_logp, PER_POSITION, torch.float32),
-        ("commit_logp_T", commit_logp_T, PER_POSITION, torch.float32),
-        ("commit_confidence", commit_confidence, PER_POSITION, torch.float32),
+        ("commit_step", commit_step, (sequences, length), torch.int16),
+        ("commit_logp", commit_logp, (sequences, length), torch.float32),
+        ("commit_logp_T", commit_logp_T, (sequences, length), torch.float32),
+        ("commit_confidence", commit_confidence, (sequences, length), torch.float32),
     ):
         if value is not None:
-            checks.check_tensor(_OP, name, value, tuple(canvas.shape) if shape is PER_POSITION else shape, (dtype,), device)
+            checks.check_tensor(_OP, name, value, shape, (dtype,), device)
     if commit_logp is not None and logp is None:
         raise ValueError(f"{_OP}: commit_logp is written from logp, which is None")
     if commit_logp_T is not None and logp_T is None:
@@ -114,7 +118,9 @@ def select_commit_(
     if not isinstance(step, Tensor):
         step = torch.full((1,), step, dtype=torch.int32, device=device)
     elif step.numel() not in (1, sequences) or step.dim() != 1 or step.dtype != torch.int32:
-        raise ValueError(f"{_OP}: step must be an int or int32 [1] or [{sequences}], got {step.dtype} {list(step.shape)}")
+        raise ValueError(
+            f"{_OP}: step must be an int or int32 [1] or [{sequences}], got {step.dtype} {list(step.shape)}"
+        )
     if row_position is None and (rule == "origin" or alg_temp > 0):
         row_position = torch.remainder(rows, max(length, 1))
     _select_commit_(
@@ -174,7 +180,9 @@ def _check_rule(
     }
     for name, there in needed.items():
         if not there:
-            raise ValueError(f"{_OP}: rule={rule!r}, discount={discount!r}, alg_temp={alg_temp} needs {name}, which is None")
+            raise ValueError(
+                f"{_OP}: rule={rule!r}, discount={discount!r}, alg_temp={alg_temp} needs {name}, which is None"
+            )
 
 
 def _run(*arguments: Tensor | str | float | None) -> None:

@@ -29,12 +29,13 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """log softmax(logits[rows] / temperature)[targets] over the allowed ids, and the entropy of that distribution.
 
-    Values are computed in fp32 whatever the dtype. The backward pass recomputes the probabilities from the logits and one number
-    per row.
+    Values are computed in fp32 whatever the dtype. The backward pass recomputes the probabilities from the logits and
+    one number per row.
 
     Args:
         logits: float32, bfloat16, float16 (or float64, rounded to fp32), [M, V] or [B, L, V], any strides.
-        rows: int32 or int64 [N], indices into the flattened leading dimensions, -1 = padding; None = all rows, in order.
+        rows: int32 or int64 [N], indices into the flattened leading dimensions, -1 = padding; None = all rows, in
+            order.
         targets: int64 or int32 [N], the token of each row; ignored for padding.
         temperature: float or tensor [1] or [N], > 0.
         forbidden_ids: ids outside the distribution: a tensor, an int or a list. Pass what the rollout forbade, or the
@@ -71,7 +72,7 @@ def target_arguments(
                 f"got {temperature.dtype} {list(temperature.shape)}"
             )
         if temperature.device != device:
-            raise ValueError(f"{op}: temperature is on {temperature.device}, the other tensors on {device}; move it there")
+            raise ValueError(f"{op}: temperature is on {temperature.device}, the other tensors on {device}; move it")
         temperature = temperature.detach().reshape(-1).float().contiguous()
     else:
         if not 0.0 < temperature < float("inf"):
@@ -168,7 +169,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None, grad_lse: Tensor | None
+) -> tuple[Any, ...]:
     logits, rows, targets, temperature, forbidden_ids, entropy, lse = ctx.saved_tensors
     grad = None
     if grad_logp is not None or grad_entropy is not None:

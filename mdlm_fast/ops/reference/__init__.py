@@ -1,7 +1,7 @@
 """The definition of every op, in plain PyTorch: correct on any device, dtype and strides, readable rather than fast.
 
-The other backends are held to these functions by one test matrix. The maths is derived in `_tiles` (statistics), `_sampling`
-(draws and filters), `select_commit_` (selection) and `token_logprobs` (gradients).
+The other backends are held to these functions by one test matrix. The maths is derived in `_tiles` (statistics),
+`_sampling` (draws and filters), `select_commit_` (selection) and `token_logprobs` (gradients).
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 r"""Drawing a token by inverse CDF, and the filters that restrict the draw.
 
-One uniform u per row. Tiles first: with weights W_j = (1 + s_j) exp((b_j - b)/T) in fp64 and order of ids, the tile is the first whose
-cumulative weight exceeds u W. Then the columns of that tile alone: w_v = exp((z_v - b_j)/T) in fp32, prefix sums in fp64 in
-order of ids, the first above what is left of u W. Rounding can leave a remainder beyond the last weight; the last
-tile or column with weight > 0 takes it.
+One uniform u per row. Tiles first: with weights W_j = (1 + s_j) exp((b_j - b)/T) in fp64 and order of ids, the tile
+is the first whose cumulative weight exceeds u W. Then the columns of that tile alone: w_v = exp((z_v - b_j)/T) in
+fp32, prefix sums in fp64 in order of ids, the first above what is left of u W. Rounding can leave a remainder beyond
+the last weight; the last tile or column with weight > 0 takes it.
 
 Any correct fp32 implementation returns a v with C(v-1) - 2^-20 <= u < C(v) + 2^-20, C the exact CDF in order of ids.
 
-Filters work on the tempered candidates: top-p keeps the smallest set of largest candidates that holds at least the share p of their
-mass, top-k the k largest; both keep every id tied with the smallest one kept (the pivot), so together they keep z >= the larger pivot.
+Filters work on the tempered candidates: top-p keeps the smallest set of largest candidates that holds at least the
+share p of their mass, top-k the k largest; both keep every id tied with the smallest one kept (the pivot), so
+together they keep z >= the larger pivot.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 r"""Statistics of a row of logits, tile by tile, and how tiles merge.
 
-The maths of every scoring op, derived once. z is a row in fp32 (after guidance), T > 0 the temperature (a sequence with T = 0 is
-greedy and uses T = 1 here), A the candidates, K the ids in the normaliser: K = A, or every id with normalize_over="all".
+The maths of every scoring op, derived once. z is a row in fp32 (after guidance), T > 0 the temperature (a sequence
+with T = 0 is greedy and uses T = 1 here), A the candidates, K the ids in the normaliser: K = A, or every id with
+normalize_over="all".
 
 Tiles. The vocabulary is cut into canonical tiles, columns [2048 j, 2048 j + 2048) of the global ids. A tile's numbers
 depend on nothing outside it, so tiles may be computed anywhere, in any order, on any shard. In tile j, in fp32:
@@ -10,19 +11,20 @@ depend on nothing outside it, so tiles may be computed anywhere, in any order, o
     r_j  = sum over K \ k_j of exp(z_v - m_j)     s_j = sum over A \ a_j of exp((z_v - b_j)/T)
     e_j  = sum over K of d_v exp(d_v),            d_v = z_v - m_j, or (z_v - m_j)/T for the tempered entropy
 
-The 1 that the maximum itself contributes is left out of r_j and s_j: next to it, the terms of a confident row (a gap of 14 is
-8e-7) would lose their digits in fp32. All exponents are <= 0, so nothing overflows. A tile without a finite entry has
-m_j = -inf and contributes 0; exp(-inf - -inf) is never formed.
+The 1 that the maximum itself contributes is left out of r_j and s_j: next to it, the terms of a confident row (a gap
+of 14 is 8e-7) would lose their digits in fp32. All exponents are <= 0, so nothing overflows. A tile without a finite
+entry has m_j = -inf and contributes 0; exp(-inf - -inf) is never formed.
 
 Merge, in fp64 and in order of ids. With M = max m_j, in tile J, and c_j = exp(m_j - M):
 
     r    = c_J r_J + sum over j != J of c_j (1 + r_j)               so that  Z = sum exp(z - M) = 1 + r
     logp(v) = (z_v - M) - log1p(r)                                  no digits lost when r is small
-    t    = sum c_j (e_j + (m_j - M)(1 + r_j))                       the moment sum (z - M) exp(z - M), shifted tile by tile
+    t    = sum c_j (e_j + (m_j - M)(1 + r_j))                       the moment sum of (z - M) exp(z - M)
     entropy = log1p(r) - t / (1 + r)                                since H = log Z - sum p (z - M)
-    margin  = exp(b - M) (1 - exp(b2 - b)) / (1 + r)                b, b2 = best two candidates; -expm1 keeps a close pair's digits
+    margin  = exp(b - M) (1 - exp(b2 - b)) / (1 + r)                b, b2 = best two candidates (expm1)
 
-The unshifted moment sum z exp(z) would cancel against log Z. Tempered statistics are the same with (.)/T in every exponent.
+The unshifted moment sum z exp(z) would cancel against log Z. Tempered statistics are the same with (.)/T in every
+exponent.
 
 Order of summation: within a tile by halving (`tree_sum`), which fixes the bits whatever the number of rows or threads.
 """
@@ -115,7 +117,8 @@ def tile_statistics(
             ids = getattr(chunks[-1], name)
             offsets = start + low + TILE * torch.arange(ids.shape[1], device=ids.device)
             setattr(chunks[-1], name, torch.where(ids >= 0, ids + offsets, ids))
-    return TileStatistics(**{f.name: torch.cat([getattr(c, f.name) for c in chunks], 1) for f in fields(TileStatistics)})
+    names = [f.name for f in fields(TileStatistics)]
+    return TileStatistics(**{name: torch.cat([getattr(chunk, name) for chunk in chunks], 1) for name in names})
 
 
 def _tiled(z: Tensor) -> Tensor:

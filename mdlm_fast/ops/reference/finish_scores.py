@@ -1,4 +1,4 @@
-"""Reference of `finish_scores`: from tile statistics to token, log-probs, margin and entropy (maths in `_tiles`, `_sampling`)."""
+"""Reference of `finish_scores`: from tile statistics to token, log-probs, margin and entropy (see `_tiles`)."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def pack(statistics: TileStatistics) -> Tensor:
 
 
 def unpack(partials: Tensor) -> TileStatistics:
-    """The inverse of `pack`. Without ids outside the candidates in the normaliser, the tempered rest is the candidate mass."""
+    """The inverse of `pack`. If only candidates are in the normaliser, its tempered rest is the candidate mass."""
     assert partials.shape[-1] == PARTIAL_FIELDS
     top, top_id, best, best_id, second, rest, mass_rest, moment = (x.contiguous() for x in partials.unbind(-1))
     ids = (x.view(torch.int32).long() for x in (top_id, best_id))

@@ -1,4 +1,4 @@
-"""Reference of `remask_`: give the least sure committed positions back (running confidence remasking, MDPO, arXiv:2508.13148)."""
+"""Reference of `remask_`: give the least sure committed positions back (MDPO, arXiv:2508.13148)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def remask_(
     masks_left: Tensor | None,
     done: Tensor | None,
 ) -> None:
-    """See `mdlm_fast.ops.remask_`. Equal confidences: the later position goes first, as the earlier one is committed first."""
+    """See `mdlm_fast.ops.remask_`. Among equals the later position goes first: the earlier is committed first."""
     candidates = scope & ~masked
     # Candidates in front, by confidence ascending; among equals the later position, so the stable sorts run backwards.
     length = canvas.shape[1]

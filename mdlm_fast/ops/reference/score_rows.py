@@ -1,4 +1,4 @@
-"""Reference of `score_rows`, `score_partials` and `linear_score_rows`: one statistics pass over different sources of rows."""
+"""Reference of `score_rows`, `score_partials` and `linear_score_rows`: one pass over different sources of rows."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def linear_score_rows(
     stats_tempered: bool,
     stats: int,
 ) -> Outputs:
-    """See `mdlm_fast.ops.linear_score_rows`: `score_rows` of F.linear(hidden[rows], weight, bias), a chunk of the vocabulary at a time."""
+    """See `mdlm_fast.ops.linear_score_rows`: logits are computed a chunk of the vocabulary at a time."""
     inputs = row_inputs(rows, row_sequence, row_position, temperature, seeds, step)
     guidance = None
     if guidance_hidden is not None:

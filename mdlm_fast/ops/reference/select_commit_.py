@@ -1,15 +1,15 @@
 """Reference of `select_commit_`: rank the candidates of each sequence, take some, write them down.
 
-Candidates are slots with row >= 0, token >= 0 and a position that is still masked. They are ranked by (ranking descending, position
-ascending), where ranking is the confidence, discounted where the token is an EOS (early rejection of EOS), plus Gumbel noise with
-alg_temp > 0. Rank r counts from 1 within the sequence. Each rule then takes:
+Candidates are slots with row >= 0, token >= 0 and a position that is still masked. They are ranked by (ranking
+descending, position ascending), where ranking is the confidence, discounted where the token is an EOS (early
+rejection of EOS), plus Gumbel noise with alg_temp > 0. Rank r counts from 1 within the sequence. Each rule then takes:
 
-    quota             r <= k                                               k > number of candidates takes them all
+    quota             r <= k; k above the number of candidates takes them all
     threshold         ranking >= tau, or r = 1
-    factor            the first ranks, as long as r = 1 or exp(ranking) >= 1 - f / (r + 1)         (Fast-dLLM, arXiv:2505.22618)
-    entropy_bound     by entropy ascending instead: while the sum of the entropies before <= b, or r = 1      (arXiv:2505.24857)
-    quota_threshold   all with ranking > tau if they are at least k, else the best k                  (LLaDA2, arXiv:2512.15745)
-    origin            each with probability p, independently                                        (Dream, arXiv:2508.15487)
+    factor            the first ranks, as long as r = 1 or exp(ranking) >= 1 - f / (r + 1) (Fast-dLLM, arXiv:2505.22618)
+    entropy_bound     by entropy ascending instead: while the sum of those before <= b, or r = 1 (arXiv:2505.24857)
+    quota_threshold   all with ranking > tau if they are at least k, else the best k (LLaDA2, arXiv:2512.15745)
+    origin            each with probability p, independently (Dream, arXiv:2508.15487)
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ Gradients, from y and lse alone (nothing of size [N, V] is kept between the pass
 
     dL/dz_v = (g (1[v = target] - p_v) - h p_v (log p_v + H)) / T,         p_v = exp(y_v - lse)
 
-since dH/dy_v = -p_v (log p_v + H). Through an LM head z = W x + b: dL/dx = W^T dz, dL/dW = sum of dz x^T, dL/db = sum of dz. Both
-products are accumulated in fp32 over the whole of the other dimension and rounded once; a chunk of the vocabulary
-is recomputed, turned into dz and used for its own rows of dL/dW, so each of them is written once.
+since dH/dy_v = -p_v (log p_v + H). Through an LM head z = W x + b: dL/dx = W^T dz, dL/dW = sum of dz x^T, dL/db = sum
+of dz. Both products are accumulated in fp32 over the whole of the other dimension and rounded once; a chunk of the
+vocabulary is recomputed, turned into dz and used for its own rows of dL/dW, so each of them is written once.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _forward(
     device = index.device
     logp = torch.full((capacity,), _NEG_INF, dtype=torch.float32, device=device)
     entropy = torch.zeros(capacity if need_entropy else 0, dtype=torch.float32, device=device)
-    lse = torch.zeros(capacity, dtype=torch.float32, device=device)
+    lse = torch.zeros(capacity, dtype=torch.float64, device=device)
     if index.numel():
         t, picked_targets = _per_row(temperature, index), targets[index].long()
         allowed = allowed_ids(source.width, 0, forbidden_ids, vocab_limit, device)
@@ -154,7 +154,7 @@ def _forward(
         z = _target_logits(source, picked_targets)
         z = torch.where(allowed[picked_targets], z, _NEG_INF)
         logp[index] = ((z.double() - normaliser.top) / t.double() - normaliser.log_sum).float()
-        lse[index] = (normaliser.top / t.double() + normaliser.log_sum).float()
+        lse[index] = normaliser.top / t.double() + normaliser.log_sum
         if need_entropy:
             entropy[index] = normaliser.entropy.clamp(min=0.0).float()
     return logp, entropy, lse
@@ -192,7 +192,7 @@ def _gradient_chunks(
     for low in range(0, source.width, width):
         high = min(low + width, source.width)
         y = source.columns(low, high) / t
-        log_p = torch.where(allowed[low:high], y, _NEG_INF) - lse[index, None]
+        log_p = (torch.where(allowed[low:high], y, _NEG_INF) - lse[index, None]).float()
         p = log_p.exp()
         grad = -g * p
         if h is not None:
