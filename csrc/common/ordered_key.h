@@ -1,0 +1,19 @@
+// Floating-point numbers as unsigned integers of the same order. Host and device.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "philox.h"  // MDLM_FAST_HOST_DEVICE
+
+namespace mdlm_fast {
+
+// For non-NaN x and y: ordered_key(x) < ordered_key(y) exactly when x < y. Both zeros have one key.
+MDLM_FAST_HOST_DEVICE inline std::uint32_t ordered_key(float x) {
+  x += 0.0f;  // -0 becomes +0
+  std::uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+}  // namespace mdlm_fast

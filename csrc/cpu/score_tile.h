@@ -1,0 +1,328 @@
+// The vector kernels of scoring, written once over the types of simd_*.h and compiled once per instruction set.
+//
+// A tile is read twice while it lies in the L1 cache: first for its maximum, then for the sums of exp(z - max) against
+// that fixed maximum, so that the second loop needs no rescaling. During the second loop the next tile is prefetched.
+//
+// exp(d): with y = d * 32 log2(e), n the nearest whole number and f = y - n, exp(d) = 2^(n/32) * 2^(f/32). The first
+// factor comes from a table of 32 and an addition to the exponent bits; the second is 1 + f (c1 + f c2), whose two
+// coefficients minimise the largest relative error over |f| <= 1/2: 5.3e-8. Below exp(-87) the result is exactly 0.
+#pragma once
+
+#include "score_kernels.h"
+
+namespace mdlm_fast::MDLM_ISA {
+namespace {
+
+using cpu::kBlockColumns;
+using cpu::kTileColumns;
+using cpu::ScoreKernels;
+using cpu::TileStats;
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kLeastExponent = -87.0f;
+constexpr float kStepsPerUnit = 0x1.715476p+5f;  // 32 log2(e)
+constexpr float kRound = 0x1.8p23f;              // adding it leaves the nearest whole number in the low bits
+constexpr float kC1 = 0x1.62e584p-6f, kC2 = 0x1.ebfbe2p-13f;
+
+// float(2^(j/32)) as bits, less j << 18, which the whole-number part n << 18 puts back.
+alignas(64) constexpr std::int32_t kExpTable[32] = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3,
+};
+
+// The constants of one temperature.
+struct ExpArgument {
+  Floats scale, least;
+  MDLM_INLINE explicit ExpArgument(float inverse_temperature)
+      : scale(splat(kStepsPerUnit * inverse_temperature)), least(splat(kLeastExponent / inverse_temperature)) {}
+};
+
+// exp(d / T) with the mask of the lanes in range (or NaN, which is kept) and d as it was used.
+struct ExpResult {
+  Floats value, d;
+  Mask in_range;
+};
+
+MDLM_INLINE ExpResult exponential(Floats d, const ExpArgument& argument, const ExpTable& table) {
+  const Mask in_range = not_below(d, argument.least);
+  d = clamp_below(d, argument.least);
+  const Floats shifted = fused(d, argument.scale, splat(kRound));
+  const Floats f = fused_minus(d, argument.scale, shifted - splat(kRound));
+  const Floats power = table(shifted);
+  return {fused_or_zero(in_range, power, fused(f, splat(kC2), splat(kC1)) * f, power), d, in_range};
+}
+
+struct Extremes {
+  float max, second;
+  bool nan;  // complete only where asked for; the sums find the others
+};
+
+// The two largest of the lanes of `first` (largest per lane) and `second` (second largest per lane).
+template <class Vector>
+MDLM_INLINE void merge_lanes(Vector& first, Vector& second, Vector other_first, Vector other_second) {
+  second = maximum(maximum(second, other_second), minimum(first, other_first));
+  first = maximum(first, other_first);
+}
+
+struct Float32 {
+  using Element = float;
+  static constexpr Element kMinusInfinity = -kInfinity;
+
+  static MDLM_INLINE void load_half(const Element* p, Floats& x, Floats& y) {
+    x = load(p);
+    y = load(p + 16);
+  }
+
+  template <bool kSecond, bool kCheckNan>
+  static MDLM_INLINE Extremes extremes(const Element* p, int n) {
+    Floats first[4], second[4];
+    Mask nan = is_nan(splat(0));
+    for (int k = 0; k < 4; ++k) first[k] = second[k] = splat(-kInfinity);
+    for (int i = 0; i < n; i += kBlockColumns)
+      for (int k = 0; k < 4; ++k) {
+        const Floats x = load(p + i + 16 * k);
+        if constexpr (kCheckNan) nan = any_of(nan, is_nan(x));
+        if constexpr (kSecond) second[k] = maximum(minimum(x, first[k]), second[k]);
+        first[k] = maximum(x, first[k]);  // a NaN gives way: the second argument is returned
+      }
+    for (int k = 0; k < 2; ++k) merge_lanes(first[k], second[k], first[k + 2], second[k + 2]);
+    merge_lanes(first[0], second[0], first[1], second[1]);
+    const float max = reduce_max(first[0]);
+    const Mask at_max = equal(first[0], splat(max));
+    const unsigned lanes = bits(at_max);
+    const float next = reduce_max(select(at_max, second[0], first[0]));
+    return {max, (lanes & (lanes - 1)) != 0 ? max : next, kCheckNan && bits(nan) != 0};
+  }
+
+  // The first column equal to the maximum, which is there.
+  static MDLM_INLINE int find(const Element* p, int n, float max) {
+    const Floats wanted = splat(max);
+    for (int i = 0; i < n; i += kBlockColumns) {
+      const Mask a = equal(load(p + i), wanted), b = equal(load(p + i + 16), wanted);
+      const Mask c = equal(load(p + i + 32), wanted), d = equal(load(p + i + 48), wanted);
+      if (bits(any_of(any_of(a, b), any_of(c, d))) == 0) continue;
+      const std::uint64_t where = static_cast<std::uint64_t>(bits(a)) | static_cast<std::uint64_t>(bits(b)) << 16 |
+                                  static_cast<std::uint64_t>(bits(c)) << 32 | static_cast<std::uint64_t>(bits(d)) << 48;
+      return i + __builtin_ctzll(where);
+    }
+    return -1;
+  }
+};
+
+// bfloat16 and float16 order alike as sign-magnitude numbers, so both are compared as 32 sixteen-bit words at a time.
+template <class Format>
+struct SixteenBits {
+  using Element = std::uint16_t;
+  static constexpr Element kMinusInfinity = 0x8000 | Format::kInfinityBits;
+
+  static MDLM_INLINE void load_half(const Element* p, Floats& x, Floats& y) { Format::load_half(p, x, y); }
+
+  static MDLM_INLINE float value(std::int16_t key) {
+    return Format::to_float(static_cast<std::uint16_t>(key ^ ((key >> 15) & 0x7fff)));
+  }
+
+  template <bool kSecond, bool kCheckNan>
+  static MDLM_INLINE Extremes extremes(const Element* p, int n) {
+    const Words lowest = splat_words(0x8000);
+    Words first[2] = {lowest, lowest}, second[2] = {lowest, lowest}, largest = splat_words(0);
+    for (int i = 0; i < n; i += kBlockColumns)
+      for (int k = 0; k < 2; ++k) {
+        const Words raw = load_words(p + i + 32 * k), x = ordered(raw);
+        if constexpr (kCheckNan) largest = maximum(largest, magnitude(raw));
+        if constexpr (kSecond) second[k] = maximum(minimum(x, first[k]), second[k]);
+        first[k] = maximum(first[k], x);
+      }
+    merge_lanes(first[0], second[0], first[1], second[1]);
+    const std::int16_t max = reduce_max(first[0]);
+    const WordMask at_max = equal(first[0], splat_words(static_cast<std::uint16_t>(max)));
+    const std::uint32_t lanes = bits(at_max);
+    const std::int16_t next = reduce_max(select(at_max, second[0], first[0]));
+    const bool nan = max > Format::kInfinityBits || (kCheckNan && reduce_max(largest) > Format::kInfinityBits);
+    return {value(max), value((lanes & (lanes - 1)) != 0 ? max : next), nan};
+  }
+
+  static MDLM_INLINE int find(const Element* p, int n, float max) {
+    const Element wanted = Format::from_float(max);
+    const Words x = splat_words(wanted), y = splat_words(max == 0.0f ? wanted ^ 0x8000 : wanted);  // -0 ties with +0
+    for (int i = 0; i < n; i += kBlockColumns) {
+      std::uint64_t where = 0;
+      for (int k = 0; k < 2; ++k) {
+        const Words z = load_words(p + i + 32 * k);
+        where |= static_cast<std::uint64_t>(bits(equal(z, x)) | bits(equal(z, y))) << (32 * k);
+      }
+      if (where != 0) return i + __builtin_ctzll(where);
+    }
+    return -1;
+  }
+};
+
+struct BFloat16Format {
+  static constexpr std::uint16_t kInfinityBits = 0x7f80;
+  static MDLM_INLINE void load_half(const std::uint16_t* p, Floats& x, Floats& y) { widen_bf16(p, x, y); }
+  static MDLM_INLINE float to_float(std::uint16_t word) {
+    const std::uint32_t wide = static_cast<std::uint32_t>(word) << 16;
+    float result;
+    __builtin_memcpy(&result, &wide, 4);
+    return result;
+  }
+  static MDLM_INLINE std::uint16_t from_float(float x) {
+    std::uint32_t wide;
+    __builtin_memcpy(&wide, &x, 4);
+    return static_cast<std::uint16_t>(wide >> 16);
+  }
+};
+
+struct Float16Format {
+  static constexpr std::uint16_t kInfinityBits = 0x7c00;
+  static MDLM_INLINE void load_half(const std::uint16_t* p, Floats& x, Floats& y) {
+    x = load_f16(p);
+    y = load_f16(p + 16);
+  }
+  static MDLM_INLINE float to_float(std::uint16_t word) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(word & 0x8000) << 16, rest = word & 0x7fff;
+    std::uint32_t wide = rest << 13;
+    float result;
+    __builtin_memcpy(&result, &wide, 4);
+    result *= 0x1p112f;  // the exponent bias, for normal and subnormal numbers
+    __builtin_memcpy(&wide, &result, 4);
+    wide = sign | (rest >= kInfinityBits ? (rest << 13) | 0x7f800000u : wide);
+    __builtin_memcpy(&result, &wide, 4);
+    return result;
+  }
+  // Of a float that came from to_float.
+  static MDLM_INLINE std::uint16_t from_float(float x) {
+    std::uint32_t wide;
+    __builtin_memcpy(&wide, &x, 4);
+    const std::uint16_t sign = static_cast<std::uint16_t>(wide >> 16 & 0x8000);
+    const std::uint32_t rest = wide & 0x7fffffffu;
+    if (rest == 0x7f800000u) return sign | kInfinityBits;
+    float scaled;
+    __builtin_memcpy(&scaled, &rest, 4);
+    scaled *= 0x1p-112f;
+    __builtin_memcpy(&wide, &scaled, 4);
+    return sign | static_cast<std::uint16_t>(wide >> 13);
+  }
+};
+
+using BFloat16 = SixteenBits<BFloat16Format>;
+using Float16 = SixteenBits<Float16Format>;
+
+struct Sum {
+  Floats sum[4], moment[4];
+  MDLM_INLINE Sum() {
+    for (int k = 0; k < 4; ++k) sum[k] = moment[k] = splat(0);
+  }
+  template <int kSums>
+  MDLM_INLINE void add(int k, Floats d, const ExpArgument& argument, const ExpTable& table) {
+    const ExpResult e = exponential(d, argument, table);
+    sum[k] = sum[k] + e.value;
+    if constexpr (kSums == 2) moment[k] = fused_where(e.in_range, e.value, e.d, moment[k]);
+  }
+  static MDLM_INLINE float total(const Floats* x) { return reduce_add((x[0] + x[2]) + (x[1] + x[3])); }
+};
+
+template <class Type, int kRaw, int kTempered, bool kSecond>
+void tile_stats(const void* tile, int n, float inverse_temperature, TileStats* out) {
+  using Element = typename Type::Element;
+  const Element* p = static_cast<const Element*>(tile);
+  constexpr bool kSums = kRaw > 0 || kTempered > 0;
+  const Extremes extremes = Type::template extremes<kSecond, !kSums>(p, n);
+  out->max = extremes.nan ? __builtin_nanf("") : extremes.max;
+  out->second = extremes.second;
+  out->argmax = -1;
+  if (extremes.nan) return;
+  if (extremes.max == kInfinity) {  // z - max would be NaN at every +inf, so look for true ones
+    if (Type::template extremes<false, true>(p, n).nan) out->max = __builtin_nanf("");
+    return;
+  }
+  const bool empty = extremes.max == -kInfinity;
+  if (!empty) out->argmax = Type::find(p, n, extremes.max);
+  if constexpr (kSums) {
+    // The maximum's own 1 never enters the sums: its block is read from a copy that lacks it.
+    alignas(64) Element hole[kBlockColumns];
+    const int hole_at = empty ? -1 : out->argmax & -kBlockColumns;
+    if (!empty) {
+      __builtin_memcpy(hole, p + hole_at, sizeof(hole));
+      hole[out->argmax - hole_at] = Type::kMinusInfinity;
+    }
+    const Floats max = splat(empty ? 0.0f : extremes.max);
+    const ExpTable table(kExpTable);
+    const ExpArgument raw(1.0f), tempered(inverse_temperature);
+    Sum raw_sum, tempered_sum;
+    for (int half = 0; half < 2; half += kHalvesAtOnce)
+      for (int i = 0; i < n; i += kBlockColumns) {
+        const Element* block = i == hole_at ? hole : p + i;
+        if (half == 0)
+          for (std::size_t line = 0; line < kBlockColumns * sizeof(Element); line += 64)
+            prefetch(reinterpret_cast<const char*>(p + n + i) + line);
+        for (int h = half; h < half + kHalvesAtOnce; ++h) {
+          Floats x[2];
+          Type::load_half(block + 32 * h, x[0], x[1]);
+          for (int k = 0; k < 2; ++k) {
+            const Floats d = x[k] - max;
+            if constexpr (kRaw > 0) raw_sum.add<kRaw>(2 * h + k, d, raw, table);
+            if constexpr (kTempered > 0) tempered_sum.add<kTempered>(2 * h + k, d, tempered, table);
+          }
+        }
+      }
+    if constexpr (kRaw > 0) out->sum = Sum::total(raw_sum.sum);
+    if constexpr (kRaw == 2) out->moment = Sum::total(raw_sum.moment);
+    if constexpr (kTempered > 0) out->tempered_sum = Sum::total(tempered_sum.sum);
+    if constexpr (kTempered == 2) out->tempered_moment = inverse_temperature * Sum::total(tempered_sum.moment);
+    const float check = kRaw > 0 ? out->sum : out->tempered_sum;
+    if (check != check) out->max = check;
+  }
+}
+
+template <class Type>
+void widen(const void* tile, int n, float* out) {
+  using Element = typename Type::Element;
+  const Element* p = static_cast<const Element*>(tile);
+  for (int i = 0; i < n; ++i)
+    if constexpr (sizeof(Element) == 4) out[i] = p[i];
+    else out[i] = Type::value(static_cast<std::int16_t>(p[i] ^ ((p[i] & 0x8000) != 0 ? 0x7fff : 0)));
+}
+
+void weights(const float* z, int n, float max, float inverse_temperature, float* out) {
+  const ExpTable table(kExpTable);
+  const ExpArgument argument(inverse_temperature);
+  for (int i = 0; i < n; i += 16) store(out + i, exponential(load(z + i) - splat(max), argument, table).value);
+}
+
+std::uint64_t read(const void* data, std::size_t bytes) {
+  const std::uint16_t* p = static_cast<const std::uint16_t*>(data);
+  Words total[4] = {splat_words(0), splat_words(0), splat_words(0), splat_words(0)};
+  for (std::size_t i = 0; i + 256 <= bytes; i += 256)
+    for (int k = 0; k < 4; ++k) total[k] = maximum(total[k], load_words(p + i / 2 + 32 * k));
+  return static_cast<std::uint16_t>(reduce_max(maximum(maximum(total[0], total[1]), maximum(total[2], total[3]))));
+}
+
+// Sums not asked for cost time, so there is a kernel for each choice; the portable build, which is not about speed, has
+// one kernel a type, for the shorter compilation.
+template <class Type, int kRaw, int kTempered, bool kSecond>
+constexpr cpu::TileFunction choose() {
+  if constexpr (kOneKernel) return tile_stats<Type, 2, 2, true>;
+  else return tile_stats<Type, kRaw, kTempered, kSecond>;
+}
+
+#define MDLM_TILE(TYPE, RAW, TEMPERED) \
+  { choose<TYPE, RAW, TEMPERED, false>(), choose<TYPE, RAW, TEMPERED, true>() }
+#define MDLM_TILES(TYPE)                                                          \
+  {                                                                               \
+    {MDLM_TILE(TYPE, 0, 0), MDLM_TILE(TYPE, 0, 1), MDLM_TILE(TYPE, 0, 2)},        \
+        {MDLM_TILE(TYPE, 1, 0), MDLM_TILE(TYPE, 1, 1), MDLM_TILE(TYPE, 1, 2)},    \
+        {MDLM_TILE(TYPE, 2, 0), MDLM_TILE(TYPE, 2, 1), MDLM_TILE(TYPE, 2, 2)},    \
+  }
+
+constexpr ScoreKernels make_kernels(const char* name) {
+  return {name,
+          {MDLM_TILES(Float32), MDLM_TILES(BFloat16), MDLM_TILES(Float16)},
+          {widen<Float32>, widen<BFloat16>, widen<Float16>},
+          weights,
+          read};
+}
+
+}  // namespace
+}  // namespace mdlm_fast::MDLM_ISA
