@@ -1,0 +1,304 @@
+"""The drop-ins' fast path: released rules on fused ops.
+
+Only rows that can be chosen (or that the released function returns) meet the LM head, one op turns each into a token and
+its confidence, and one op ranks and commits. The mask id is never committed but stays in the normaliser, as in the
+released code. Every step calls the model once, with the released arguments, even a step whose quota is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdlm_fast import ops
+from mdlm_fast.compat._layout import Block
+from mdlm_fast.compat._released import Forward, logits_of, with_unconditional
+from mdlm_fast.models import RowHead
+from mdlm_fast.models._patch import find_head
+
+TokenAndConfidence = tuple[Tensor, Tensor]
+
+
+def check_special_ids(vocab_size: int, ids: Sequence[int]) -> None:
+    """Refuses EOS options for a model whose vocabulary does not hold the ids they name."""
+    if max(ids, default=-1) >= vocab_size:
+        raise ValueError(
+            f"logits_eos_inf and confidence_eos_eot_inf name LLaDA's token ids {tuple(ids)}, but this model has "
+            f"{vocab_size} logits; turn them off"
+        )
+
+
+def draw_seeds(batch: int, device: torch.device) -> Tensor:
+    """A 64-bit key for each sequence, int64 ``[B]``, from torch's global generator, so `torch.manual_seed` decides."""
+    return torch.randint(-(2**63), 2**63 - 1, (batch,)).to(device)
+
+
+class Decoder:
+    """The canvases of one call, and the two things done to them: score rows, commit tokens.
+
+    canvas: int64 ``[B, L]``, written in place. masked: bool ``[B, L]``. Rows are int32 flat indices ``b * L + l``.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        forward: Forward,
+        canvas: Tensor,
+        mask_id: int,
+        *,
+        temperature: float = 0.0,
+        cfg_scale: float = 0.0,
+        attention_mask: Tensor | None = None,
+        shift: bool = False,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> None:
+        if temperature < 0:
+            raise ValueError(f"temperature={temperature} must not be negative")
+        self.canvas, self.masked = canvas, canvas == mask_id
+        self.batch, self.length = canvas.shape
+        self.mask_id, self.cfg_scale, self.shift = mask_id, cfg_scale, shift
+        self._forward, self._head = forward, RowHead.of(model)
+        head = find_head(model)
+        self._width: int | None = getattr(head, "out_features", None)
+        self._given = ~self.masked if cfg_scale > 0 else None
+        self._step = -1
+        self._options: dict[str, Any] = {"normalize_over": "all", "top_k": top_k}
+        self._options["top_p"] = top_p if top_p is not None and top_p < 1 else None
+        self._positions: Tensor | None = None
+        if temperature > 0:
+            self._options |= {"temperature": temperature, "seeds": draw_seeds(self.batch, canvas.device)}
+            if attention_mask is not None:
+                self._positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0).int().flatten()
+        #: Masked positions of each row that the current block can still commit.
+        self.left: list[int] = []
+        #: dtype of the model's logits, known after the first step.
+        self.logits_dtype = torch.float32
+
+    # ---------------------------------------------------------------------------------------------------------- rows
+
+    def open_block(self, end: int) -> Tensor:
+        """The masked positions left of ``end``, in order: the rows of a block's first step."""
+        found = self.masked[:, :end].nonzero()
+        self.left = torch.bincount(found[:, 0], minlength=self.batch).tolist()
+        return (found[:, 0] * self.length + found[:, 1]).int()
+
+    def close_step(
+        self,
+        rows: Tensor,
+        tokens: Tensor,
+        confidence: Tensor,
+        counts: Sequence[int],
+        eos_id: int | None = None,
+        gamma: float = 1.0,
+    ) -> Tensor:
+        """`commit`, then the rows that are still masked: the next step's, when the block goes on.
+
+        How many there are is known on the host, so nothing waits for the device.
+        """
+        following = torch.empty_like(rows)
+        self.commit(rows, tokens, confidence, counts, eos_id, gamma, next_rows=following)
+        self.left = [left - min(left, count) for left, count in zip(self.left, counts, strict=True)]
+        return following[: sum(self.left)]
+
+    def replace(self, canvas: Tensor) -> None:
+        """Goes on with another canvas of the same shape; its mask ids are what is masked."""
+        self.canvas, self.masked = canvas, canvas == self.mask_id
+
+    # --------------------------------------------------------------------------------------------------------- model
+
+    def _run(self) -> Any:
+        canvases = self.canvas
+        if self._given is not None:
+            canvases = with_unconditional(canvases, self._given, self.mask_id)
+        output = self._forward(canvases)
+        self.logits_dtype = logits_of(output).dtype
+        return output
+
+    def skip(self) -> None:
+        """Calls the model as the released code does in a step that commits nothing."""
+        self._step += 1
+        self._run()
+
+    def score(self, rows: Tensor, *stats: str, stats_from: str = "raw") -> ops.RowScores:
+        """Runs the model and scores ``rows``: tokens and the ``stats`` asked for, as `ops.score_rows` names them."""
+        if self._width is None:
+            return self.score_logits(self.row_logits(rows), rows, *stats, stats_from=stats_from)
+        self._step += 1
+        guided: dict[str, Any] = {}
+        if self._given is not None:
+            guided = {"guidance_rows": rows + self.canvas.numel(), "guidance_scale": self.cfg_scale}
+        return self._head.score(
+            self._run,
+            rows,
+            length=self.length,
+            shift=self.shift,
+            **guided,
+            **self._score_options(rows, self._width, stats, stats_from),
+        )
+
+    def score_or_shuffle(self, rows: Tensor, random: bool) -> TokenAndConfidence:
+        """Tokens and what ranks them: log-probabilities, or uniforms drawn in the released shape and order."""
+        if random:
+            return self.score(rows).token, torch.rand(self.canvas.shape, device=rows.device).flatten()[rows]
+        scores = self.score(rows, "logp")
+        assert scores.logp is not None
+        return scores.token, scores.logp
+
+    def row_logits(self, rows: Tensor) -> Tensor:
+        """Runs the model; the logits of ``rows``, ``[C, V]``, guided in fp32. The caller may write to them."""
+        self._step += 1
+        wanted = rows if self._given is None else torch.cat([rows, rows + self.canvas.numel()])
+        if self._width is None:
+            source = wanted - (wanted % self.length > 0).int() if self.shift else wanted
+            logits = logits_of(self._run()).flatten(0, 1).index_select(0, source)
+        else:
+            logits = self._head.logits(self._run, wanted, length=self.length, shift=self.shift)
+        if self._given is None:
+            return logits
+        conditional, unconditional = logits.float().chunk(2)
+        return (self.cfg_scale + 1) * conditional - self.cfg_scale * unconditional
+
+    def score_logits(
+        self, logits: Tensor, rows: Tensor, *stats: str, stats_from: str = "raw"
+    ) -> ops.RowScores:
+        """Scores what `row_logits` gave for ``rows``."""
+        return ops.score_rows(logits, **self._score_options(rows, logits.shape[-1], stats, stats_from))
+
+    def filtered_scores(self, rows: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Token, log-probability and ranking (higher first) under the tempered, filtered distribution (Dream, MDPO).
+
+        ``kind``: "entropy", "topk_margin", or anything else for the log-probability. The margin is that of the two most
+        probable ids, the mask id among them, so it takes a second look at the logits.
+        """
+        if kind == "topk_margin":
+            logits = self.row_logits(rows)
+            scores = self.score_logits(logits, rows, "logp_T")
+            options = self._score_options(rows, logits.shape[-1], ("margin",), "tempered")
+            ranking = ops.score_rows(logits, **options | {"forbidden_ids": None, "sample": False}).margin
+        elif kind == "entropy":
+            scores = self.score(rows, "logp_T", "entropy", stats_from="tempered")
+            ranking = -scores.entropy if scores.entropy is not None else None
+        else:
+            scores = self.score(rows, "logp_T")
+            ranking = scores.logp_T
+        assert scores.logp_T is not None and ranking is not None
+        return scores.token, scores.logp_T, ranking
+
+    def _score_options(self, rows: Tensor, width: int, stats: Sequence[str], stats_from: str) -> dict[str, Any]:
+        position = rows % self.length if self._positions is None else self._positions[rows]
+        return self._options | {
+            "row_sequence": rows // self.length,
+            "row_position": position,
+            "step": self._step,
+            "forbidden_ids": (self.mask_id,) if 0 <= self.mask_id < width else None,
+            "stats": ("token", *stats),
+            "stats_from": stats_from,
+        }
+
+    # -------------------------------------------------------------------------------------------------------- commit
+
+    def commit(
+        self,
+        rows: Tensor,
+        tokens: Tensor,
+        confidence: Tensor,
+        counts: Sequence[int],
+        eos_id: int | None = None,
+        gamma: float = 1.0,
+        **buffers: Tensor,
+    ) -> None:
+        """Commits the ``counts[b]`` most confident tokens of each row b; ties go to the lower position.
+
+        rows: -1 is no candidate. confidence: f32 ``[C]``, higher first. With ``eos_id``, log gamma is added where the
+        token is EOS. buffers: outputs of `ops.select_commit_`.
+        """
+        if eos_id is not None:
+            discount: dict[str, Any] = {
+                "discount": "log",
+                "gamma": torch.full((self.batch,), gamma, device=rows.device),
+                "eos_ids": torch.tensor([eos_id], device=rows.device),
+            }
+        else:
+            discount = {}
+        quota = torch.tensor(counts, dtype=torch.int32, device=rows.device)
+        ops.select_commit_(
+            self.canvas,
+            self.masked,
+            rows,
+            tokens,
+            confidence,
+            quota=quota,
+            rule="quota",
+            step=self._step,
+            **discount,
+            **buffers,
+        )
+
+
+def decode_blocks(
+    model: Any,
+    forward: Forward,
+    canvas: Tensor,
+    blocks: Sequence[Block],
+    *,
+    mask_id: int,
+    temperature: float,
+    cfg_scale: float,
+    random: bool,
+    attention_mask: Tensor | None = None,
+    never: Sequence[int] = (),
+    last: Sequence[int] = (),
+    eos_id: int | None = None,
+    gammas: Sequence[float] | None = None,
+) -> Tensor:
+    """LLaDA's, EOSER's and ASS's decoder; fills ``canvas`` in place and returns it.
+
+    random: rank by uniforms from torch's generator, drawn in the released shape and order.
+    never: ids with logit -inf. last: ids that leave the normaliser once the token is chosen and get probability 0.
+    eos_id, gammas: EOSER's token and its factor at each step index.
+    """
+    if gammas is not None and min(gammas) < 0:
+        raise ValueError(f"gamma reaches {min(gammas)}; eos_min_gamma and eos_max_gamma must not be negative")
+    decoder = Decoder(
+        model, forward, canvas, mask_id, temperature=temperature, cfg_scale=cfg_scale, attention_mask=attention_mask
+    )
+
+    for block in blocks:
+        rows = decoder.open_block(block.end)
+        for index, counts in enumerate(block.quotas.T.tolist()):
+            if not any(counts):
+                decoder.skip()
+                if random:
+                    torch.rand(canvas.shape, device=canvas.device)
+                continue
+            if never or last:
+                tokens, confidence = _score_without(decoder, rows, never, last)
+                if random:
+                    confidence = torch.rand(canvas.shape, device=canvas.device).flatten()[rows]
+            else:
+                tokens, confidence = decoder.score_or_shuffle(rows, random)
+            gamma = 1.0 if gammas is None else gammas[block.first_step + index]
+            rows = decoder.close_step(rows, tokens, confidence, counts, eos_id, gamma)
+    return canvas
+
+
+def _score_without(
+    decoder: Decoder, rows: Tensor, never: Sequence[int], last: Sequence[int]
+) -> TokenAndConfidence:
+    logits = decoder.row_logits(rows)
+    check_special_ids(logits.shape[-1], (*never, *last))
+    logits[:, list(never)] = -torch.inf
+    scores = decoder.score_logits(logits, rows, "logp")
+    assert scores.logp is not None
+    if not last:
+        return scores.token, scores.logp
+    logits[:, list(last)] = -torch.inf
+    logp, _ = ops.token_logprobs(logits, None, scores.token)
+    forgone = torch.isin(scores.token, torch.tensor(last, device=rows.device))
+    return scores.token, logp.masked_fill(forgone, -torch.inf)
+
+
