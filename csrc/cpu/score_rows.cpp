@@ -19,25 +19,6 @@ ScoreScratch& thread_scratch() {
   return *scratch;
 }
 
-RowInputs row_inputs(const ScoreRequest& request, std::int64_t i) {
-  const std::int64_t sequence = request.row_sequence[i];
-  const bool keyed = request.seeds != nullptr;  // score_partials draws nothing
-  return {request.temperature[sequence], keyed ? static_cast<std::uint64_t>(request.seeds[sequence]) : 0,
-          keyed ? static_cast<std::uint32_t>(request.row_position[i]) : 0,
-          keyed ? static_cast<std::uint32_t>(request.step[sequence * request.step_stride]) : 0};
-}
-
-void write(const ScoreOutputs& outputs, std::int64_t i, const RowScore& score) {
-  outputs.token[i] = score.token;
-  if (outputs.logp) outputs.logp[i] = score.logp;
-  if (outputs.logp_tempered) outputs.logp_tempered[i] = score.logp_tempered;
-  if (outputs.margin) outputs.margin[i] = score.margin;
-  if (outputs.entropy) outputs.entropy[i] = score.entropy;
-}
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr RowScore kPaddingScore{kPaddingRow, kMinusInfinity, kMinusInfinity, 0.0f, 0.0f};
-
 void pack(const TileRecord& record, float* out) {
   const float fields[kPartialFields] = {record.top,    0, record.best,      0,
                                         record.second, record.rest, record.mass_rest, record.moment};
@@ -56,11 +37,27 @@ TileRecord unpack(const float* in) {
 
 }  // namespace
 
+RowInputs row_inputs(const ScoreRequest& request, std::int64_t i) {
+  const std::int64_t sequence = request.row_sequence[i];
+  const bool keyed = request.seeds != nullptr;  // score_partials draws nothing
+  return {request.temperature[sequence], keyed ? static_cast<std::uint64_t>(request.seeds[sequence]) : 0,
+          keyed ? static_cast<std::uint32_t>(request.row_position[i]) : 0,
+          keyed ? static_cast<std::uint32_t>(request.step[sequence * request.step_stride]) : 0};
+}
+
+void write_score(const ScoreOutputs& outputs, std::int64_t i, const RowScore& score) {
+  outputs.token[i] = score.token;
+  if (outputs.logp) outputs.logp[i] = score.logp;
+  if (outputs.logp_tempered) outputs.logp_tempered[i] = score.logp_tempered;
+  if (outputs.margin) outputs.margin[i] = score.margin;
+  if (outputs.entropy) outputs.entropy[i] = score.entropy;
+}
+
 void score_rows(const RowScorer& scorer, const ScoreRequest& request, const ScoreOutputs& outputs, int threads,
                 const ParallelFor& parallel_for) {
   const std::int64_t tiles = scorer.options().tiles();
   const auto finish = [&](std::int64_t i, const TileRecord* records, LogitsReader& reader, ScoreScratch& scratch) {
-    write(outputs, i, scorer.finish(row_inputs(request, i), records, reader, scratch));
+    write_score(outputs, i, scorer.finish(row_inputs(request, i), records, reader, scratch));
   };
   const auto tile = [&](std::int64_t i, std::int64_t j, LogitsReader& reader, ScoreScratch& scratch) {
     return scorer.tile(row_inputs(request, i), reader.logits(j), reader.guidance(j), j, scratch);
@@ -73,7 +70,7 @@ void score_rows(const RowScorer& scorer, const ScoreRequest& request, const Scor
       scratch.records.resize(tiles);
       for (std::int64_t i = begin; i < end; ++i) {
         if (request.rows[i] < 0) {
-          write(outputs, i, kPaddingScore);
+          write_score(outputs, i, kPaddingScore);
           continue;
         }
         LogitsReader reader(request, scorer.options(), i);
@@ -99,7 +96,7 @@ void score_rows(const RowScorer& scorer, const ScoreRequest& request, const Scor
     ScoreScratch& scratch = thread_scratch();
     for (std::int64_t i = begin; i < end; ++i) {
       if (request.rows[i] < 0) {
-        write(outputs, i, kPaddingScore);
+        write_score(outputs, i, kPaddingScore);
         continue;
       }
       LogitsReader reader(request, scorer.options(), i);
@@ -133,17 +130,17 @@ void finish_scores(const RowScorer& scorer, const ScoreRequest& request, const f
     scratch.records.resize(tiles);
     for (std::int64_t i = begin; i < end; ++i) {
       if (request.rows[i] < 0) {
-        write(outputs, i, kPaddingScore);
+        write_score(outputs, i, kPaddingScore);
         continue;
       }
       for (std::int64_t j = 0; j < tiles; ++j) scratch.records[j] = unpack(partials + (i * tiles + j) * kPartialFields);
       const RowInputs row = row_inputs(request, i);
       if (request.head.weight != nullptr) {
         HeadReader reader(request, scorer.options(), i);
-        write(outputs, i, scorer.finish(row, scratch.records.data(), reader, scratch, false));
+        write_score(outputs, i, scorer.finish(row, scratch.records.data(), reader, scratch, false));
       } else {
         LogitsReader reader(request, scorer.options(), i);
-        write(outputs, i, scorer.finish(row, scratch.records.data(), reader, scratch, false));
+        write_score(outputs, i, scorer.finish(row, scratch.records.data(), reader, scratch, false));
       }
     }
   });

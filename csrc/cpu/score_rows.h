@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 
 #include "score_row.h"
 
@@ -41,6 +42,11 @@ struct ScoreOutputs {
   std::int64_t* token;
   float *logp, *logp_tempered, *margin, *entropy;
 };
+
+RowInputs row_inputs(const ScoreRequest& request, std::int64_t i);
+void write_score(const ScoreOutputs& outputs, std::int64_t i, const RowScore& score);
+constexpr RowScore kPaddingScore{kPaddingRow, -std::numeric_limits<float>::infinity(),
+                                 -std::numeric_limits<float>::infinity(), 0.0f, 0.0f};
 
 // Calls body(begin, end) over parts of [begin, end), `grain` or more at a time, on the threads of a pool.
 using ParallelFor =

@@ -63,11 +63,14 @@ TileStats logprob_tile(const void* row, DType dtype, std::int64_t width, std::in
 RowLogprob merge_logprob(const TileStats* tiles, std::int64_t num_tiles, float target_logit, double temperature,
                          bool need_entropy) {
   std::int64_t best = -1;
+  bool infinite = false;
   for (std::int64_t t = 0; t < num_tiles; ++t) {
-    if (!(tiles[t].max < kInfinity)) return {kNaN, kNaN, kNaN};
+    if (tiles[t].max != tiles[t].max) return {kNaN, kNaN, kNaN};
+    infinite = infinite || tiles[t].max == kInfinity;
     if (tiles[t].argmax >= 0 && (best < 0 || tiles[t].max > tiles[best].max)) best = t;
   }
-  if (best < 0) return {kNaN, kNaN, kNaN};
+  if (infinite) return {kNaN, kNaN, kInfinity};
+  if (best < 0) return {kNaN, kNaN, -kInfinity};
   const double max = tiles[best].max;
   double others = 0.0, moment = 0.0;
   for (std::int64_t t = 0; t < num_tiles; ++t) {

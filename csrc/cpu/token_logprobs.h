@@ -50,7 +50,7 @@ struct RowLogprob {
 };
 
 // Merges the tiles of one row, in order. `target_logit` is in the logits' units, -inf for a target that is not allowed.
-// All NaN when the row holds NaN or +inf or no candidate.
+// A row that cannot be used has logp NaN and its fault in lse: NaN for a NaN, +inf for a +inf, -inf for no candidate.
 RowLogprob merge_logprob(const TileStats* tiles, std::int64_t num_tiles, float target_logit, double temperature,
                          bool need_entropy);
 
