@@ -26,6 +26,7 @@ from mdlm_fast.models._patch import (
     patched_forward,
 )
 from mdlm_fast.models._probe import compare, probe_rows
+from mdlm_fast.rng import derive_seed, signed64
 
 Forward = Callable[[], Any]
 _T = TypeVar("_T")
@@ -234,18 +235,20 @@ def _left_neighbour(rows: Tensor, length: int) -> Tensor:
     return torch.where((rows > 0) & (rows % length > 0), rows - 1, rows)
 
 
-def _flat(tensor: Tensor, length: int) -> Tensor:
-    """[B, L, X] or [B*L, X] as [B*L, X] without a copy where the strides allow."""
-    flat = tensor.flatten(0, -2)
-    if flat.shape[0] % length:
+def _canvas(tensor: Tensor, length: int) -> Tensor:
+    """[B, L, X], from that or from [B*L, X]."""
+    if tensor.ndim == 2 and tensor.shape[0] % length == 0:
+        return tensor.unflatten(0, (-1, length))
+    if tensor.ndim != 3 or tensor.shape[1] != length:
         raise ValueError(
-            f"the model returned {flat.shape[0]} rows (shape {tuple(tensor.shape)}), not a multiple of length={length}"
+            f"the model's output head saw or gave shape {tuple(tensor.shape)}; expected [B, length={length}, ...]. "
+            "forward must return logits for every position"
         )
-    return flat
+    return tensor
 
 
 def _gather(tensor: Tensor, source: Tensor, length: int) -> Tensor:
-    return _flat(tensor, length).index_select(0, source.clamp(min=0))
+    return _canvas(tensor, length).flatten(0, 1).index_select(0, source.clamp(min=0))
 
 
 def _gathered_logits(
@@ -262,24 +265,38 @@ def _score_hidden(
 ) -> ops.RowScores:
     linear = _is_linear_call(original, args, kwargs)
     if linear and isinstance(head, nn.Linear) and can_fuse(hidden, head.weight, head.bias):
-        flat = _flat(hidden, rows.length)
+        canvas = _canvas(hidden, rows.length)
         return ops.linear_score_rows(
-            flat,
+            canvas,
             head.weight,
             head.bias,
             rows.source,
-            guidance_hidden=None if rows.guidance is None else flat,
+            guidance_hidden=None if rows.guidance is None else canvas,
             guidance_rows=rows.guidance,
             **rows.options,
         )
     own = torch.arange(rows.source.shape[0], dtype=torch.int32, device=rows.source.device)
     local = torch.where(rows.source >= 0, own, rows.source)
+    options = _with_seed_per_sequence(rows.options, hidden, rows.length)
     if rows.guidance is None:
         logits = _gathered_logits(original, hidden, rows.source, rows.length, args, kwargs)
-        return ops.score_rows(logits, local, **rows.options)
+        return ops.score_rows(logits, local, **options)
     both = torch.cat([rows.source, rows.guidance])
     logits = _gathered_logits(original, hidden, both, rows.length, args, kwargs)
-    return ops.score_rows(logits, local, guidance_logits=logits, guidance_rows=own + own.shape[0], **rows.options)
+    return ops.score_rows(logits, local, guidance_logits=logits, guidance_rows=own + own.shape[0], **options)
+
+
+def _with_seed_per_sequence(options: dict[str, Any], hidden: Tensor, length: int) -> dict[str, Any]:
+    """The options with an int seed spread over the sequences, which gathered logits [C, V] no longer show."""
+    seeds = options.get("seeds")
+    if not isinstance(seeds, int):
+        return options
+    temperature = options.get("temperature")
+    sequences = _canvas(hidden, length).shape[0]
+    if isinstance(temperature, Tensor) and temperature.numel() > 1:
+        sequences = temperature.numel()
+    keys = torch.arange(sequences, device=hidden.device)
+    return {**options, "seeds": derive_seed(signed64(seeds), keys)}
 
 
 def _is_linear_call(original: Callable[..., Tensor], args: Any, kwargs: Any) -> bool:
@@ -288,11 +305,11 @@ def _is_linear_call(original: Callable[..., Tensor], args: Any, kwargs: Any) -> 
 
 
 def _score_logits(logits: Tensor, rows: _Rows) -> ops.RowScores:
-    flat = _flat(logits, rows.length)
+    canvas = _canvas(logits, rows.length)
     return ops.score_rows(
-        flat,
+        canvas,
         rows.source,
-        guidance_logits=None if rows.guidance is None else flat,
+        guidance_logits=None if rows.guidance is None else canvas,
         guidance_rows=rows.guidance,
         **rows.options,
     )

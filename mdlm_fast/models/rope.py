@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRotaryEmbedding, eager_attention_forward
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaForCausalLM,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
 
-_PREFIX = "mdlm_fast_rope32_"
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 
 
@@ -47,35 +50,42 @@ class Float32Rotary(LlamaRotaryEmbedding):
         return super().forward(x.new_empty((), dtype=torch.float32), position_ids)
 
 
+class Float32RotaryAttention(LlamaAttention):
+    """Llama's attention with queries and keys rotated in float32 and rounded to the model's dtype afterwards."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Any]:
+        """Arguments and results as in `LlamaAttention`; cosine and sine come in float32."""
+        if position_embeddings is None:
+            raise ValueError("position_embeddings must be the cosine and sine that Float32Rotary returns, got None")
+        leading = hidden_states.shape[:-1]
+        query, key, value = (
+            project(hidden_states).view(*leading, -1, self.head_dim).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        rotated_query, rotated_key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        query, key = rotated_query.to(query.dtype), rotated_key.to(key.dtype)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        out, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(out.reshape(*leading, -1).contiguous()), weights
+
+
 def rotate_in_float32(model: LlamaForCausalLM) -> None:
-    """Make this Llama rotate queries and keys in float32 and round the result to the model's dtype."""
+    """Make this Llama instance rotate queries and keys in float32 and round the result to the model's dtype."""
     model.model.rotary_emb = Float32Rotary(model.config).to(model.device)
-    base = getattr(model.config, "_attn_implementation", None) or "eager"
-    if not base.startswith(_PREFIX):
-        model.set_attn_implementation(_register(base))
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = Float32RotaryAttention
 
 
 def rotates_in_float32(model: nn.Module) -> bool:
     """Whether `rotate_in_float32` was applied to this model."""
     return any(isinstance(module, Float32Rotary) for module in model.modules())
-
-
-def base_attention(model: nn.Module) -> str:
-    """Name of the attention implementation ("sdpa", "eager", ...) without this module's prefix."""
-    name = getattr(getattr(model, "config", None), "_attn_implementation", None) or "eager"
-    return str(name).removeprefix(_PREFIX)
-
-
-def _register(base: str) -> str:
-    """Register `base` with queries and keys rounded to the dtype of the values first; returns its name."""
-    name = _PREFIX + base
-
-    def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-    ) -> Any:
-        run = ALL_ATTENTION_FUNCTIONS.get_interface(base, eager_attention_forward)
-        return run(module, query.to(value.dtype), key.to(value.dtype), value, mask, **kwargs)
-
-    AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    return name
