@@ -13,12 +13,6 @@ namespace {
 constexpr int kPartialFields = 8;
 constexpr std::int64_t kColumnsPerTask = 16 * kTileColumns;  // some 20 us of work
 
-// Large and aligned: one a thread, kept from call to call.
-ScoreScratch& thread_scratch() {
-  thread_local std::unique_ptr<ScoreScratch> scratch = std::make_unique<ScoreScratch>();
-  return *scratch;
-}
-
 void pack(const TileRecord& record, float* out) {
   const float fields[kPartialFields] = {record.top,    0, record.best,      0,
                                         record.second, record.rest, record.mass_rest, record.moment};
@@ -36,6 +30,11 @@ TileRecord unpack(const float* in) {
 }
 
 }  // namespace
+
+ScoreScratch& thread_scratch() {
+  thread_local std::unique_ptr<ScoreScratch> scratch = std::make_unique<ScoreScratch>();
+  return *scratch;
+}
 
 RowInputs row_inputs(const ScoreRequest& request, std::int64_t i) {
   const std::int64_t sequence = request.row_sequence[i];

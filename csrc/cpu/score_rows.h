@@ -43,6 +43,8 @@ struct ScoreOutputs {
   float *logp, *logp_tempered, *margin, *entropy;
 };
 
+// Large and aligned: one a thread, kept from call to call.
+ScoreScratch& thread_scratch();
 RowInputs row_inputs(const ScoreRequest& request, std::int64_t i);
 void write_score(const ScoreOutputs& outputs, std::int64_t i, const RowScore& score);
 constexpr RowScore kPaddingScore{kPaddingRow, -std::numeric_limits<float>::infinity(),
