@@ -51,21 +51,6 @@ cpu::Discount parse_discount(const std::string& name) {
   STD_TORCH_CHECK(false, "mdlm_fast: unknown discount ", name);
 }
 
-// What each rule reads must be there: a missing tensor would be a null pointer in the kernel.
-void require_inputs(const cpu::SelectCommit& args) {
-  const bool needs_quota = args.rule == cpu::Rule::kQuota || args.rule == cpu::Rule::kQuotaThreshold;
-  const bool needs_random = args.rule == cpu::Rule::kOrigin || args.position_temperature > 0.0f;
-  STD_TORCH_CHECK(!needs_quota || args.quota, "mdlm_fast: this selection rule needs quota");
-  STD_TORCH_CHECK(args.rule == cpu::Rule::kQuota || args.threshold, "mdlm_fast: this selection rule needs threshold");
-  STD_TORCH_CHECK(args.rule != cpu::Rule::kEntropyBound || args.entropy, "mdlm_fast: entropy_bound needs entropy");
-  STD_TORCH_CHECK(!needs_random || (args.seeds && args.row_position),
-                  "mdlm_fast: random positions need seeds and row_position");
-  STD_TORCH_CHECK(args.discount == cpu::Discount::kNone || (args.gamma && args.eos_ids),
-                  "mdlm_fast: a discount needs gamma and eos_ids");
-  STD_TORCH_CHECK(!args.commit_logp || args.logp, "mdlm_fast: commit_logp needs logp");
-  STD_TORCH_CHECK(!args.commit_logp_tempered || args.logp_tempered, "mdlm_fast: commit_logp_T needs logp_T");
-}
-
 void select_commit(Tensor canvas, Tensor masked, Tensor rows, Tensor token, Tensor confidence, OptionalTensor logp,
                    OptionalTensor logp_tempered, OptionalTensor entropy, OptionalTensor quota,
                    OptionalTensor threshold, OptionalTensor gamma, OptionalTensor eos_ids,
@@ -110,7 +95,18 @@ void select_commit(Tensor canvas, Tensor masked, Tensor rows, Tensor token, Tens
   args.rule = parse_rule(rule);
   args.discount = parse_discount(discount);
   args.position_temperature = static_cast<float>(alg_temp);
-  require_inputs(args);
+
+  // What each rule reads must be there. Asked of the tensors, not of the pointers: an empty tensor's pointer is null.
+  const bool needs_quota = args.rule == cpu::Rule::kQuota || args.rule == cpu::Rule::kQuotaThreshold;
+  const bool needs_random = args.rule == cpu::Rule::kOrigin || alg_temp > 0.0;
+  STD_TORCH_CHECK(!needs_quota || quota, "mdlm_fast: rule ", rule, " needs quota");
+  STD_TORCH_CHECK(args.rule == cpu::Rule::kQuota || threshold, "mdlm_fast: rule ", rule, " needs threshold");
+  STD_TORCH_CHECK(args.rule != cpu::Rule::kEntropyBound || entropy, "mdlm_fast: rule entropy_bound needs entropy");
+  STD_TORCH_CHECK(!needs_random || (seeds && row_position), "mdlm_fast: random positions need seeds and row_position");
+  STD_TORCH_CHECK(args.discount == cpu::Discount::kNone || (gamma && eos_ids),
+                  "mdlm_fast: discount ", discount, " needs gamma and eos_ids");
+  STD_TORCH_CHECK(!commit_logp || logp, "mdlm_fast: commit_logp needs logp");
+  STD_TORCH_CHECK(!commit_logp_tempered || logp_tempered, "mdlm_fast: commit_logp_T needs logp_T");
   int32_t largest = -1;
   for (int64_t slot = 0; slot < capacity; ++slot) largest = args.rows[slot] > largest ? args.rows[slot] : largest;
   STD_TORCH_CHECK(largest < cells, "mdlm_fast: rows holds ", largest, ", outside a canvas of ", cells, " positions");

@@ -79,11 +79,10 @@ void choose_best(Candidates& c, int64_t k) {
   }
 }
 
-template <class Above>
-int64_t choose_above(Candidates& c, Above above) {
+int64_t choose_at_least(Candidates& c, uint32_t bound) {
   int64_t taken = 0;
   for (int64_t i = 0; i < c.size(); ++i) {
-    c.chosen[i] = above(c.ranking[i]);
+    c.chosen[i] = c.keys[i] >= bound;
     taken += c.chosen[i];
   }
   return taken;
@@ -102,7 +101,7 @@ void choose_by_factor(Candidates& c, double factor) {
   for (int64_t r = 1; r <= c.size(); ++r) {
     const int32_t i = c.order[r - 1];
     const double probability = std::exp(static_cast<double>(c.ranking[i]));
-    if (r > 1 && probability < 1.0 - factor / (static_cast<double>(r) + 1.0)) break;
+    if (r > 1 && !(probability >= 1.0 - factor / (static_cast<double>(r) + 1.0))) break;
     c.chosen[i] = 1;
   }
 }
@@ -124,17 +123,12 @@ void choose(const SelectCommit& args, int64_t b, Candidates& c) {
     case Rule::kQuota:
       choose_best(c, args.quota[b]);
       break;
-    case Rule::kThreshold: {
-      const float threshold = args.threshold[b];
-      if (choose_above(c, [&](float value) { return value >= threshold; }) == 0) choose_best(c, 1);
+    case Rule::kThreshold:
+      if (choose_at_least(c, ranking_key(args.threshold[b])) == 0) choose_best(c, 1);
       break;
-    }
-    case Rule::kQuotaThreshold: {
-      const float threshold = args.threshold[b];
-      const int64_t above = choose_above(c, [&](float value) { return value > threshold; });
-      if (above < args.quota[b]) choose_best(c, args.quota[b]);
+    case Rule::kQuotaThreshold:  // strictly above, so at least the next key
+      if (choose_at_least(c, ranking_key(args.threshold[b]) + 1) < args.quota[b]) choose_best(c, args.quota[b]);
       break;
-    }
     case Rule::kFactor:
       choose_by_factor(c, args.threshold[b]);
       break;

@@ -66,6 +66,7 @@ def select_commit_(
     if alg_temp > 0:
         assert seeds is not None and row_position is not None
         ranking = position_keys(ranking, seeds[b], row_position[slots], steps, alg_temp)
+    ranking = ranking.masked_fill(ranking.isnan(), -torch.inf)  # e.g. margin -inf times gamma 0: ranks last
 
     if rule == "origin":
         assert seeds is not None and row_position is not None and threshold is not None
