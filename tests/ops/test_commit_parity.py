@@ -14,7 +14,7 @@ RULES = ("quota", "threshold", "factor", "entropy_bound", "quota_threshold", "or
 
 
 def random_step(seed: int) -> dict[str, Any]:
-    """Inputs of one step: ties, -inf, padding in the middle, unsorted and unmasked rows, quotas above the candidates."""
+    """Inputs of one step: ties, -inf, padding anywhere, unsorted and unmasked rows, quotas above the candidates."""
     g = torch.Generator().manual_seed(seed)
 
     def integers(low: int, high: int, *shape: int) -> Tensor:
