@@ -13,8 +13,8 @@ from mdlm_fast.row_state import RowState, StepState
 class Batch:
     """n rows of the decode.
 
-    state: their RowState. numbers: int64 [n] on the host, their numbers among all rows. generated: bool [n, L], positions
-    of the generated part. padded: whether any row has pads.
+    state: their RowState. numbers: int64 [n] on the host, their numbers among all rows. generated: bool [n, L],
+    positions of the generated part. padded: whether any row has pads.
     """
 
     def __init__(self, state: RowState, numbers: np.ndarray, pace: Pace, generated: Tensor, padded: bool) -> None:
@@ -33,8 +33,8 @@ class Batch:
         self.list_candidates()
 
     def list_candidates(self) -> None:
-        """Lists the masked positions up to the active block's end, in canvas order: ``rows`` int32 [C], flat indices, -1
-        behind them up to the capacity."""
+        """Lists the masked positions up to the active block's end, in canvas order: ``rows`` int32 [C], flat indices,
+        -1 behind them up to the capacity."""
         self.active = self.to_device(self.pace.block[self.numbers].astype(np.int16))
         where = self.state.masked & (self.state.block <= self.active[:, None])
         self._use(where.flatten().nonzero_static(size=self._capacity(), fill_value=-1).squeeze(1).to(torch.int32))
@@ -70,7 +70,7 @@ class Batch:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def measured_left(self, blocks: np.ndarray, hook: bool) -> np.ndarray:
-        """int64 [n], masks still among each row's candidates; waits for the device. blocks: the blocks just worked on."""
+        """int64 [n], masks still among each row's candidates, read on the host. blocks: those just worked on."""
         if hook:
             where = self.state.masked & (self.state.block <= self.to_device(blocks.astype(np.int16))[:, None])
             return where.sum(1).cpu().numpy()

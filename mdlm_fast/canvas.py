@@ -17,8 +17,8 @@ class Canvas:
 
     ids: int64 [B, L]. real: bool [B, L], False on pads. eligible: bool [B, L], positions decoding may write: the
     generated part and the masks of the prompt. block: int16 [B, L], the block of an eligible position (masks of the
-    prompt belong to block 0), else NO_BLOCK. position: int32 [B, L], real tokens before each position. start: int64 [B],
-    first position of the generated part. generated: int, its length. mask_id: int.
+    prompt belong to block 0), else NO_BLOCK. position: int32 [B, L], real tokens before each position. start: int64
+    [B], first position of the generated part. generated: int, its length. mask_id: int.
     """
 
     ids: Tensor
@@ -62,8 +62,8 @@ def build_canvas(
     """Appends the masks of ``block_sizes`` to every prompt.
 
     input_ids: int64 or int32 [B, P]. Mask tokens among the real tokens are filled as part of block 0.
-    attention_mask: bool, integer or float [B, P], 1 = real; the real tokens of a row must lie together. The generated part
-    follows each row's last real token, so right padding ends up behind it.
+    attention_mask: bool, integer or float [B, P], 1 = real; the real tokens of a row must lie together. The generated
+    part follows each row's last real token, so right padding ends up behind it.
     vocab_size: ids must be below it.
     Raises TypeError or ValueError naming what does not fit.
     """

@@ -25,8 +25,8 @@ class EOSER:
     The factor grows from g_min to g_max over the steps; tokens and recorded log-probabilities are untouched.
 
     Args:
-        g_min: factor at the first step, in [0, 1]; None means 0.4, or 0.01 with the "ass" schedule. At 0 the token ranks
-            last and is still a candidate.
+        g_min: factor at the first step, in [0, 1]; None means 0.4, or 0.01 with the "ass" schedule. At 0 the token
+            ranks last and is still a candidate.
         g_max: factor at the last step, in [g_min, 1].
         eos_index: "global" counts steps over all blocks; "block" restarts in each block over the same total, as the
             published evaluation does. The "ass" schedule is always global.
@@ -59,8 +59,8 @@ class EOSER:
 class RCR:
     """Running confidence remasking (MDPO, arXiv 2508.13148).
 
-    Each step fills every mask up to the active block's end, then masks the least confident tokens again until the number
-    of masks is the schedule's.
+    Each step fills every mask up to the active block's end, then masks the least confident tokens again until the
+    number of masks is the schedule's.
 
     Args:
         running: "last" ranks a token by the confidence of its last fill, as released; "max" by its highest so far.
@@ -82,7 +82,8 @@ class SMC:
     """Self-rewarding sequential Monte Carlo: particles of a prompt, resampled at block ends.
 
     Args:
-        particles: decoded per sequence; 1 is plain decoding. The one with the largest total log-probability is returned.
+        particles: decoded per sequence; 1 is plain decoding. The one with the largest total log-probability is
+            returned.
         resampling: "systematic", or "multinomial" as published.
         threshold: resample when the effective sample size is below this share of the particles.
     """
@@ -106,8 +107,8 @@ class DecodeConfig:
     Canvas and schedule:
         gen_length: masks appended to each prompt; 0 fills the masks already in the input, nothing else.
         steps: denoising steps over ALL blocks, as LLaDA counts them; every block gets steps / blocks. None: one step a
-            token, or floor(log2 gen_length) for "ass". With select "threshold", "factor" or "entropy_bound" the number of
-            steps follows from the scores, and `steps` only sets the pace of EOSER.
+            token, or floor(log2 gen_length) for "ass". With select "threshold", "factor" or "entropy_bound" the number
+            of steps follows from the scores, and `steps` only sets the pace of EOSER.
         block_length | num_blocks: cut the generated part into blocks decoded left to right; default one block. The last
             block may be shorter. "ass" has its own block sizes and takes num_blocks only.
         schedule: "uniform", "ass", "cosine", "linear", "pow<x>", "log", "exp" or "dream".
@@ -124,17 +125,17 @@ class DecodeConfig:
         forbid_ids: ids never produced (the mask id always is one); vocab_limit: ids at or above it are not either.
         normalize_over: "allowed" normalises over the ids that may be produced, "all" over the whole vocabulary as the
             published decoders do.
-        seed | seeds | row_ids: row r draws from the seed of (seed, row_ids[r]), default its index, or from seeds[r]. None:
-            a seed from torch's global generator.
+        seed | seeds | row_ids: row r draws from the seed of (seed, row_ids[r]), default its index, or from seeds[r].
+            None: a seed from torch's global generator.
     Running:
         num_return_sequences: sequences per prompt. max_batch: rows decoded at a time; waiting rows take freed places.
-        stop_at_eos: a row ends once an end token is committed and no mask precedes it; stop_strings: once its text holds
-            one of them. What is left of the row is filled with EOS.
+        stop_at_eos: a row ends once an end token is committed and no mask precedes it; stop_strings: once its text
+            holds one of them. What is left of the row is filled with EOS.
         score_scope: positions that are scored: "block", "masked" or "generated". Only those of the active block can be
             committed.
         record: "none", "trajectory", or "full" (also every step's predictions and confidences).
-        cache: None. logits_hook(state, rows, logits) -> logits, token_hook(state) -> canvas or None, streamer, progress:
-            see mdlm_fast.decode.generate.
+        cache: None. logits_hook(state, rows, logits) -> logits, token_hook(state) -> canvas or None, streamer,
+            progress: see mdlm_fast.decode.generate.
     """
 
     gen_length: int = 128

@@ -59,11 +59,11 @@ def _check_lengths(config: DecodeConfig) -> None:
             _check_integer(name, getattr(config, name), 1)
     if config.gen_length > MOST_STEPS or (config.steps or 0) > MOST_STEPS:
         raise ValueError(
-            f"gen_length={config.gen_length}, steps={config.steps}: commit_step numbers {MOST_STEPS} at most"
+            f"gen_length={config.gen_length}, steps={config.steps}: at most {MOST_STEPS} steps can be numbered"
         )
     if config.block_length is not None and config.num_blocks is not None:
         raise ValueError(
-            f"block_length={config.block_length} and num_blocks={config.num_blocks} both set the blocks: give one of them"
+            f"block_length={config.block_length} and num_blocks={config.num_blocks} both set the blocks: give one"
         )
     if config.gen_length == 0:
         if config.block_length is not None or config.num_blocks not in (None, 1):
@@ -72,23 +72,27 @@ def _check_lengths(config: DecodeConfig) -> None:
             )
         if config.steps is None and config.select in ("quota", "quota_threshold", "origin"):
             raise ValueError("gen_length=0 has no length to derive the number of steps from: give steps")
-        return
-    if config.schedule == "ass":
-        return _check_ascending(config)
+    elif config.schedule == "ass":
+        _check_ascending(config)
+    else:
+        _check_blocks(config)
+
+
+def _check_blocks(config: DecodeConfig) -> None:
     if (config.num_blocks or 1) > config.gen_length:
         raise ValueError(f"num_blocks={config.num_blocks} is more than gen_length={config.gen_length}")
     sizes = config.block_sizes()
     if config.num_blocks is not None and len(sizes) != config.num_blocks:
         raise ValueError(
-            f"num_blocks={config.num_blocks} does not fit gen_length={config.gen_length}: blocks of equal length with a "
-            f"shorter last one give {len(sizes)}; set block_length instead"
+            f"num_blocks={config.num_blocks} does not fit gen_length={config.gen_length}: equal blocks and a shorter "
+            f"last one make {len(sizes)}; set block_length instead"
         )
-    if config.steps is not None and config.select in ("quota", "quota_threshold", "origin"):
-        if config.steps % len(sizes):
-            raise ValueError(
-                f"steps={config.steps} must be a multiple of the number of blocks, {len(sizes)}: steps counts all blocks "
-                f"together and each gets the same share"
-            )
+    scheduled = config.select in ("quota", "quota_threshold", "origin")
+    if config.steps is not None and scheduled and config.steps % len(sizes):
+        raise ValueError(
+            f"steps={config.steps} must be a multiple of the number of blocks, {len(sizes)}: steps counts all blocks "
+            f"together and each gets the same share"
+        )
 
 
 def _check_ascending(config: DecodeConfig) -> None:
@@ -131,9 +135,7 @@ def _check_selection(config: DecodeConfig) -> None:
         raise ValueError(f"select='origin' uses Dream's times: set schedule='dream', not {config.schedule!r}")
     check_number("alg_temp", config.alg_temp, 0)
     if config.alg_temp and rule != "quota":
-        raise ValueError(
-            f"alg_temp={config.alg_temp} draws a fixed number of positions: set select='quota', not {rule!r}"
-        )
+        raise ValueError(f"alg_temp={config.alg_temp} draws the schedule's number: set select='quota', not {rule!r}")
     if config.remasking is not None:
         if rule != "quota":
             raise ValueError(f"remasking follows a schedule: set select='quota', not {rule!r}")
@@ -141,8 +143,11 @@ def _check_selection(config: DecodeConfig) -> None:
             raise ValueError(
                 f"alg_temp={config.alg_temp} has no effect with remasking, which fills every mask: set it to 0"
             )
-    if config.eoser is not None and (rule == "origin" or config.confidence == "random"):
-        raise ValueError("eoser has no effect on positions chosen at random: remove it, or rank by another confidence")
+    if config.eoser is not None and (rule in ("origin", "entropy_bound") or config.confidence == "random"):
+        raise ValueError(
+            f"eoser discounts a confidence that select={rule!r} with confidence={config.confidence!r} does not rank by: "
+            f"remove eoser, or set select='quota' and confidence='prob'"
+        )
 
 
 def _check_sampling(config: DecodeConfig) -> None:
@@ -173,8 +178,8 @@ def _check_sampling(config: DecodeConfig) -> None:
             raise ValueError("smc with temperature=0 decodes equal particles: set a temperature above 0")
         if config.max_batch is not None and config.max_batch < config.smc.particles:
             raise ValueError(
-                f"max_batch={config.max_batch} is below smc.particles={config.smc.particles}: the particles of a prompt "
-                f"run together"
+                f"max_batch={config.max_batch} is below smc.particles={config.smc.particles}: the particles of a row "
+                f"run together; raise max_batch"
             )
 
 

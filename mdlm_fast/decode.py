@@ -31,21 +31,22 @@ def generate(
     """Decodes the masks behind, and inside, every prompt.
 
     Args:
-        model: a MaskedDiffusionModel, a plain Hugging Face model (wrapped with `mdlm_fast.wrap`), or any object with the
-            methods of `mdlm_fast.scoring.Scorer` and the attributes mask_id, eos_ids, device, and if they matter
+        model: a MaskedDiffusionModel, a plain Hugging Face model (wrapped with `mdlm_fast.wrap`), or any object with
+            the methods of `mdlm_fast.scoring.Scorer` and the attributes mask_id, eos_ids, device, and if they matter
             vocab_limit, vocab_size and tokenizer.
         input_ids: int64 [B, P]. Mask tokens in a prompt are filled too (infilling), as part of the first block. With
             gen_length=0 nothing is appended and only they are filled.
-        attention_mask: bool or 0/1 [B, P], 0 on pads, which may be on the left or on the right of the real tokens. Pads are
-            never attended to nor written, and change no result.
+        attention_mask: bool or 0/1 [B, P], 0 on pads, which may be on the left or on the right of the real tokens.
+            Pads are never attended to nor written, and change no result.
         config: default DecodeConfig(). Keyword arguments override its fields: ``generate(model, ids, steps=32)``.
 
     Hooks and streamers (fields of the config) are called with a `mdlm_fast.row_state.StepState`:
-        logits_hook(state, rows, logits): before sampling; rows int32 [C] are flat indices into state.canvas (-1 = padding),
-            logits [C, V] predict them. Returns logits [C, V].
+        logits_hook(state, rows, logits): before sampling; rows int32 [C] are flat indices into state.canvas (-1 =
+            padding), logits [C, V] predict them. Returns logits [C, V].
         token_hook(state): after a step. Returns None or a changed canvas.
-        streamer: callable with a StepState after every step, or an object as transformers' TextDiffusionStreamer: put(ids)
-            with the prompt and at the end with the generated tokens, put_draft(ids) after every step if it has it, end().
+        streamer: callable with a StepState after every step, or an object as transformers' TextDiffusionStreamer:
+            put(ids) with the prompt and at the end with the generated tokens, put_draft(ids) after every step if it
+            has it, end().
             Such an object follows one sequence only.
 
     Returns:

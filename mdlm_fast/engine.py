@@ -1,8 +1,8 @@
 """The decode loop: rows of many prompts, each at its own step, in one batch.
 
-One step runs the model on the rows that may be chosen, ranks them and commits; the commit returns the rows that the next
-step scores. What the host must know (steps, blocks, counts) is computed ahead by `Pace`, so with rules that follow a
-schedule no step waits for the device.
+One step runs the model on the rows that may be chosen, ranks them and commits; the commit returns the rows that the
+next step scores. What the host must know (steps, blocks, counts) is computed ahead by `Pace`, so with rules that
+follow a schedule no step waits for the device.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Decoder:
         return Batch(state, numbers, self.pace, generated, bool(self.padded[numbers].any()))
 
     def _after_step(self, batch: Batch, blocks: np.ndarray) -> Batch | None:
-        """Retires rows that are finished, and returns the next step's batch. blocks: int64 [n], those just worked on."""
+        """Retires rows that are finished; returns the next step's batch. blocks: int64 [n], those just worked on."""
         finished = self.pace.finished(batch.numbers)
         self._stop_rows(batch, finished)
         moved = self.pace.block[batch.numbers] != blocks

@@ -16,8 +16,8 @@ def apply_token_hook(
 ) -> None:
     """Calls ``hook`` and takes over the canvas int64 [n, L] that it returns; None changes nothing.
 
-    At positions decoding may write, a mask token masks the position (again) and any other token that differs commits it,
-    with log-probability 0: the caller chose it. Other positions keep their tokens.
+    At positions decoding may write, a mask token masks the position (again) and any other token that differs commits
+    it, with log-probability 0: the caller chose it. Other positions keep their tokens.
     """
     state = batch.state
     canvas = hook(batch.view(step, forwards))

@@ -14,9 +14,10 @@ from mdlm_fast.trajectory import Trajectory
 class DecodeStats:
     """Counts and times of a decode.
 
-    forwards: model calls, however many rows they held. row_forwards: for each row returned, the forwards it took part in.
-    row_steps: the steps it made (with steps that reveal nothing, more than its forwards). committed: tokens committed in
-    the rows returned. tokens_per_forward: committed tokens per row and forward. seconds: of the whole decode;
+    forwards: model calls, however many rows they held. row_forwards: for each row returned, the forwards it took part
+    in. row_steps: the steps it made (with steps that reveal nothing, more than its forwards). committed: tokens
+    committed in the rows returned. tokens_per_forward: committed tokens per row and forward. seconds: of the whole
+    decode;
     model_seconds: of them, in the model, its head and the scoring. tokens_per_second: committed tokens / seconds.
     """
 
@@ -39,9 +40,9 @@ class DecodeStats:
 
 @dataclass(frozen=True)
 class GenerateOutput:
-    """sequences: int64 [B, L], B counting num_return_sequences. text: of each row, its generated tokens up to the end token,
-    without special tokens; None without a tokenizer. trajectory: None with record="none". stats: see DecodeStats.
-    eos_ids and generated (start int64 [B], length) say where the text was taken from."""
+    """sequences: int64 [B, L], B counting num_return_sequences. text: of each row, its generated tokens up to the end
+    token, without special tokens; None without a tokenizer. trajectory: None with record="none". stats: see
+    DecodeStats."""
 
     sequences: Tensor
     text: list[str] | None

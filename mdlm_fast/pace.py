@@ -18,11 +18,11 @@ Array = np.ndarray
 
 
 class Pace:
-    """The clock of B rows. All arrays are int64 [B]: ``step`` is the row's own step, ``block`` its active block (the number
-    of blocks once it is finished), ``left`` the masks among its candidates.
+    """The clock of B rows. All arrays are int64 [B]: ``step`` is the row's own step, ``block`` its active block (the
+    number of blocks once it is finished), ``left`` the masks among its candidates.
 
-    counts: int64 [B, blocks], masks in each block when decoding starts. every_step: make every step of the schedule, also
-    those that reveal nothing. measured: the caller may change masks, so ``left`` must be reported even if planned.
+    counts: int64 [B, blocks], masks in each block when decoding starts. every_step: make every step of the schedule,
+    also those that reveal nothing. measured: the caller may change masks, so ``left`` must be reported even if planned.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class Watchers:
         self.is_object = self.streamer is not None and hasattr(self.streamer, "put")
         if self.is_object and canvas.ids.shape[0] != 1:
             raise ValueError(
-                f"streamer {type(self.streamer).__name__} follows one sequence and this decode has {canvas.ids.shape[0]}: "
+                f"streamer {type(self.streamer).__name__} follows one sequence, this decode has {canvas.ids.shape[0]}: "
                 f"pass one prompt, or a callable, which sees them all"
             )
         self.show = config.progress

@@ -13,8 +13,8 @@ from mdlm_fast.config import RCR
 def remask(rcr: RCR, batch: Batch, count: Tensor, mask_id: int) -> None:
     """Masks ``count`` int32 [n] tokens of each row again, those with the lowest running confidence, in place.
 
-    To be called after a step has filled every candidate. Only positions that decoding may write are touched: those of the
-    active block, or with canvas scope of all blocks up to it.
+    To be called after a step has filled every candidate. Only positions that decoding may write are touched: those of
+    the active block, or with canvas scope of all blocks up to it.
     """
     state = batch.state
     assert state.commit_confidence is not None

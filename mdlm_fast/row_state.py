@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ class RowState:
 
     def take(self, rows: Tensor) -> RowState:
         """A copy of some rows."""
-        return RowState(*(None if (v := getattr(self, f.name)) is None else v[rows] for f in fields(self)))
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return RowState(**{name: None if value is None else value[rows] for name, value in tensors.items()})
 
     def put(self, rows: Tensor, part: RowState) -> None:
         """Writes rows that `take` copied back."""
@@ -84,7 +86,8 @@ class RowState:
 
 @dataclass(frozen=True)
 class StepState:
-    """What a hook or a streamer sees of the n rows in the batch. The tensors are the decoder's own: do not write to them.
+    """What a hook or a streamer sees of the n rows in the batch. The tensors are the decoder's own: do not write to
+    them.
 
     rows: for each, its number among all rows (prompt b, copy k of n: b * n + k). step: int32 [n], the row's own step.
     canvas: int64 [n, L]; masked: bool [n, L]; real: bool [n, L], False on pads. forwards: model calls so far.

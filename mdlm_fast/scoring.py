@@ -22,10 +22,10 @@ _MOST_SHARED_LOGITS = 2**28
 class Scorer(Protocol):
     """What the decoder needs of a model: `MaskedDiffusionModel`, or a drop-in's own.
 
-    Both methods run the model once on ``input_ids`` int64 [n, L] (``attention_mask`` bool [n, L], or None when nothing is
-    padded) and look at ``rows``, int32 [C], flat canvas indices b * L + l with -1 as padding. The scores or logits [C, V]
-    are those that predict these positions, whatever shift the model has. With guidance, ``input_ids`` is [2n, L], the
-    second half without its given tokens, and ``guidance_rows`` are rows of that half.
+    Both methods run the model once on ``input_ids`` int64 [n, L] (``attention_mask`` bool [n, L], or None when nothing
+    is padded) and look at ``rows``, int32 [C], flat canvas indices b * L + l with -1 as padding. The scores or logits
+    [C, V] are those that predict these positions, whatever shift the model has. With guidance, ``input_ids`` is [2n,
+    L], the second half without its given tokens, and ``guidance_rows`` are rows of that half.
     """
 
     def score_rows(
@@ -75,8 +75,8 @@ class Scoring:
         padded: bool,
         twins: np.ndarray | None,
     ) -> RowScores:
-        """Scores of ``rows``. sequence, position: int32 [C], of each row. twins: rows of the batch with the same number hold
-        the same canvas and are in the same block; None when none do."""
+        """Scores of ``rows``. sequence, position: int32 [C], of each row. twins: rows of the batch with the same
+        number hold the same canvas and are in the same block; None when none do."""
         options = {
             **self.options,
             "row_sequence": sequence,
@@ -163,12 +163,13 @@ class Scoring:
             options["row_sequence"] = first_row[of_distinct // length].to(torch.int32)
             options["row_position"] = part.position.flatten()[of_distinct]
             scores = self._score(canvas, mask, part, distinct, options)
-            return RowScores(*(None if value is None else value[index.long()] for value in scores))
+            of_twin: list[Any] = [None if value is None else value[index.long()] for value in scores]
+            return RowScores(*of_twin)
         if self.config.cfg_scale:
             both, guidance_rows = self._guided(canvas, part, distinct)
             two = None if mask is None else mask.repeat(2, 1)
             logits = self.scorer.row_logits(both, torch.cat([distinct, guidance_rows]), attention_mask=two)
-            guidance = {
+            guidance: dict[str, Any] = {
                 "guidance_logits": logits,
                 "guidance_rows": torch.where(index >= 0, index + distinct.shape[0], index),
                 "guidance_scale": self.config.cfg_scale,

@@ -29,8 +29,8 @@ def effective_size(log_weights: Tensor) -> float:
 def ancestors(log_weights: Tensor, smc: SMC, seed: Tensor, block: int) -> Tensor | None:
     """The particle that each particle continues from, int64 [n], or None if the weights are even enough to go on.
 
-    log_weights: float [n] of one prompt. seed: int64 scalar, the prompt's. block: the block that just ended; it keys the
-    draw, so that the result depends on neither the batch nor the other prompts.
+    log_weights: float [n] of one prompt. seed: int64 scalar, the prompt's. block: the block that just ended; it keys
+    the draw, so that the result depends on neither the batch nor the other prompts.
     """
     count = log_weights.shape[0]
     if effective_size(log_weights) >= smc.threshold * count:
@@ -45,14 +45,15 @@ def ancestors(log_weights: Tensor, smc: SMC, seed: Tensor, block: int) -> Tensor
 
 
 class ParticleGroups:
-    """Weights of the particles of every row, from the log-probabilities they committed since they were last resampled."""
+    """Weights of the particles of every row, from the log-probabilities they committed since they were last
+    resampled."""
 
     def __init__(self, smc: SMC, rows: int) -> None:
         self.smc = smc
         self.base = torch.zeros(rows, dtype=torch.float64)
 
     def resample(self, rows: RowState, members: np.ndarray, block: int) -> np.ndarray | None:
-        """Numbers of the rows that ``members`` continue from, or None. block: the block they enter, which keys the draw."""
+        """Numbers of the rows that ``members`` continue from, or None. block: the block they enter; keys the draw."""
         total = total_logp(rows)[torch.from_numpy(members)].cpu()
         source = ancestors(total - self.base[members], self.smc, rows.seeds[members[0]].cpu(), block)
         if source is None:
