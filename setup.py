@@ -102,7 +102,7 @@ def extension() -> tuple[list[Any], dict[str, Any]]:
     defines = [f"-DTORCH_TARGET_VERSION={STABLE_ABI_TARGET}"]
     # No contraction: the AVX-512, AVX2 and portable kernels agree bit for bit because every fused multiply-add in them
     # is written out.
-    cxx_flags = ["-O3", "-std=c++20", "-Wall", "-fvisibility=hidden", "-ffp-contract=off", *defines]
+    cxx_flags = ["-O3", "-std=c++20", "-Wall", "-fvisibility=hidden", "-ffp-contract=off", "-g0", *defines]
     link_flags: list[str] = []
     if os.environ.get("MDLM_FAST_SANITIZE"):
         sanitize = f"-fsanitize={os.environ['MDLM_FAST_SANITIZE']}"

@@ -35,7 +35,10 @@ PresetOption = Annotated[
 SetOption = Annotated[
     list[str],
     typer.Option(
-        "--set", "-s", metavar="FIELD=VALUE", help="Any field of DecodeConfig, e.g. -s steps=8. May be repeated."
+        "--set",
+        "-s",
+        metavar="FIELD=VALUE",
+        help="Any field of DecodeConfig, e.g. -s steps=8 or -s 'eoser={\"g_min\": 0.1}'. May be repeated.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
@@ -166,22 +169,18 @@ def doctor(json_output: JsonOption = False) -> None:
 
 
 def _load(model: str, device: str | None, dtype: str | None) -> Any:
-    import torch
-
     import mdlm_fast
 
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is not None and dtype not in names:
-        raise ValueError(f"--dtype {dtype} is unknown: choose one of {', '.join(names)}")
-    return mdlm_fast.load_model(model, device=device, dtype=names.get(dtype or ""))
+    return mdlm_fast.load_model(model, device=device, dtype=dtype)
 
 
 def _config(preset: str, settings: list[str]) -> DecodeConfig:
     """A preset with FIELD=VALUE changes; values are JSON, or plain text where they are not."""
     from dataclasses import fields
 
-    from mdlm_fast.config import DecodeConfig
+    from mdlm_fast.config import EOSER, RCR, SMC, DecodeConfig
 
+    parts: dict[str, Any] = {"eoser": EOSER, "remasking": RCR, "smc": SMC}
     known = [field.name for field in fields(DecodeConfig)]
     overrides: dict[str, Any] = {}
     for setting in settings:
@@ -189,9 +188,10 @@ def _config(preset: str, settings: list[str]) -> DecodeConfig:
         if not equals or name not in known:
             raise ValueError(f"--set {setting!r}: write FIELD=VALUE with a field of DecodeConfig: {', '.join(known)}")
         try:
-            overrides[name] = json.loads(text)
+            value = json.loads(text)
         except json.JSONDecodeError:
-            overrides[name] = text
+            value = text
+        overrides[name] = parts[name](**value) if name in parts and isinstance(value, dict) else value
     return DecodeConfig.preset(preset, **overrides)
 
 

@@ -11,7 +11,7 @@ from mdlm_fast.cli_generate import tokenize
 from mdlm_fast.config import DecodeConfig
 from mdlm_fast.decode import generate
 from mdlm_fast.demo_view import CanvasView, Puzzle, decoder_table
-from mdlm_fast.plots import save_png, trajectory_figure
+from mdlm_fast.plots import png_path, save_png, trajectory_figure
 from mdlm_fast.tasks.countdown import countdown_correct, countdown_prompt
 from mdlm_fast.tasks.heldout import countdown_test_puzzles, sudoku_test_puzzles
 from mdlm_fast.tasks.sudoku import sudoku_correct, sudoku_prompt
@@ -141,6 +141,7 @@ def run_demo(*, puzzles: int, output: Path, delay: float, quiet: bool) -> dict[s
 
     from mdlm_fast.models import load_model
 
+    output = png_path(output)  # refuse a bad path now, not after a minute of decoding
     console = Console(quiet=quiet, highlight=False)
     model = load_model("builtin:puzzles")
     length = int(model.settings["gen_length"])
@@ -153,7 +154,7 @@ def run_demo(*, puzzles: int, output: Path, delay: float, quiet: bool) -> dict[s
     results, outputs = compare(model, chosen, length)
     console.print(decoder_table(results, puzzles))
     row = puzzles  # the first Countdown: an answer with an order to it
-    title = f"{chosen[row].title}, EOSER"
+    title = f"{chosen[row].title} (decoded with EOSER)"
     path = picture(model, outputs["EOSER"], row, length, title, output)
     console.print(f"Trajectory of one puzzle (commit step and confidence of every position): {path}", soft_wrap=True)
     return {"puzzles": puzzles, "results": results, "picture": str(path)}

@@ -38,7 +38,7 @@ class Puzzle:
         words = self.prompt.split()
         if self.kind == "sudoku":
             return "Sudoku 4x4"
-        return f"Countdown: {', '.join(words[1:-3])} to {words[-2]}"
+        return f"Countdown: {words[-2]} from {', '.join(words[1:-3])}"
 
     def given(self, position: int) -> str:
         """The digit that the prompt gives for a Sudoku cell, "" for a blank and for everything else."""
@@ -127,7 +127,8 @@ class CanvasView:
             done = -1 not in self.answers[row]
             mark = ""
             if done:
-                text = " ".join(self.words[token] for token in self.answers[row] if token not in self.eos_ids)
+                ends = (i for i, token in enumerate(self.answers[row]) if token in self.eos_ids)
+                text = " ".join(self.words[token] for token in self.answers[row][: next(ends, self.length)])
                 mark = " [green]✓[/]" if puzzle.solved(text) else " [red]✗[/]"
             height = 9 if puzzle.kind == "sudoku" else 7
             panels.append(Panel(body, title=puzzle.title + mark, width=38, height=height, border_style="dim"))
@@ -176,7 +177,7 @@ class CanvasView:
 def decoder_table(results: Sequence[dict[str, Any]], puzzles: int) -> Table:
     """The comparison as a table. results: dicts as `mdlm_fast.demo.compare` makes; puzzles: number of each kind."""
     table = Table(title=f"The same {puzzles} Sudoku and {puzzles} Countdown puzzles, decoded by", title_justify="left")
-    table.add_column("decoder")
+    table.add_column("decoder", no_wrap=True)
     for name in ("forward passes", "seconds", "tokens per forward", "Sudoku solved", "Countdown solved"):
         table.add_column(name, justify="right")
     for result in results:

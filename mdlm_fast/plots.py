@@ -73,11 +73,8 @@ def trajectory_figure(
     return figure
 
 
-def save_png(figure: Figure, path: Path) -> Path:
-    """Write a figure under a temporary name in the same folder, then rename it: no half-written picture is ever seen.
-
-    Returns:
-        The absolute path.
+def png_path(path: Path) -> Path:
+    """The absolute path of a picture to be written, checked.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -88,6 +85,19 @@ def save_png(figure: Figure, path: Path) -> Path:
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    return path
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a figure under a temporary name in the same folder, then rename it: no half-written picture is ever seen.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: as `png_path`.
+    """
+    path = png_path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(descriptor)
     try:
