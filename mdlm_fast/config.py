@@ -215,7 +215,7 @@ class DecodeConfig:
             return ass_layout(self.gen_length, self.num_blocks or 1)
         sizes = self.block_sizes()
         if self.steps is None:
-            return [(size, max(sizes)) for size in sizes]
+            return [(size, max(1, *sizes)) for size in sizes]
         if self.select in ("threshold", "factor", "entropy_bound"):
             return [(size, self.steps) for size in sizes]
         return [(size, self.steps // len(sizes)) for size in sizes]

@@ -70,7 +70,8 @@ def _check_lengths(config: DecodeConfig) -> None:
             raise ValueError(
                 "gen_length=0 fills the masks of the input as one block: leave block_length and num_blocks out"
             )
-        if config.steps is None and config.select in ("quota", "quota_threshold", "origin"):
+        paced = config.eoser is not None or config.select in ("quota", "quota_threshold", "origin")
+        if config.steps is None and paced:
             raise ValueError("gen_length=0 has no length to derive the number of steps from: give steps")
     elif config.schedule == "ass":
         _check_ascending(config)
@@ -145,7 +146,7 @@ def _check_selection(config: DecodeConfig) -> None:
             )
     if config.eoser is not None and (rule in ("origin", "entropy_bound") or config.confidence == "random"):
         raise ValueError(
-            f"eoser discounts a confidence that select={rule!r} with confidence={config.confidence!r} does not rank by: "
+            f"eoser discounts a confidence that select={rule!r} with confidence={config.confidence!r} ignores: "
             f"remove eoser, or set select='quota' and confidence='prob'"
         )
 
