@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_COUNTS = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "countdown_batch", "sudoku_batch", "steps")
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -13,8 +15,8 @@ class PretrainConfig:
     Attributes:
         hidden_size, intermediate_size, num_layers, num_heads: the Llama body.
         countdown_batch, sudoku_batch: examples of each task in a step.
-        steps: optimiser steps in all. The learning rate is constant after ``warmup`` and falls linearly to zero over the
-            last ``decay_share`` of the steps, so a run may be prolonged until that fall begins.
+        steps: optimiser steps in all. The learning rate is constant after ``warmup`` and falls linearly to zero over
+            the last ``decay_share`` of the steps, so a run may be prolonged until that fall begins.
         muon_lr, adam_lr: peak rates for the body's matrices (Muon) and for embeddings, head and norms (AdamW).
         ema: decay of the averaged weights, which are what is exported.
         seed: of the initial weights and of every batch.
@@ -40,7 +42,7 @@ class PretrainConfig:
     compile: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads", "countdown_batch", "sudoku_batch", "steps"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:

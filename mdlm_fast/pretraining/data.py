@@ -3,8 +3,8 @@
 Every batch is a pure function of (seed, step), so a resumed run sees exactly the batches it would have seen.
 
 Countdown examples come in two kinds, as instruction data does: *worked* answers, which are right
-(``a + b = c ; c - d = t``), and *short* answers: an expression over the three numbers with guessed signs, written in one
-of three ways and ended early. Guesses do not depend on the target. Short answers are the more frequent kind where
+(``a + b = c ; c - d = t``), and *short* answers: an expression over the three numbers with guessed signs, written in
+one of three ways and ended early. Guesses do not depend on the target. Short answers are the more frequent kind where
 all numbers are at most ``SHORT_LIMIT``. On a fully masked canvas EOS is then the likeliest single token at positions
 5 to 10 of such a puzzle, and committing it there forces a guess: the EOS trap that EOSER (early rejection) addresses.
 """
@@ -110,7 +110,7 @@ def evaluate_structures(numbers: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def canonical_structure(numbers: IntArray, target: IntArray) -> IntArray:
-    """Index of the first structure that reaches the target, int64 [N]; -1 where none does. numbers [N, 3] descending."""
+    """Index of the first structure that reaches the target, int64 [N]; -1: none does. numbers [N, 3] descending."""
     _, value = evaluate_structures(numbers)
     match = value == target[:, None]
     return np.where(match.any(1), match.argmax(1), -1)

@@ -9,7 +9,7 @@ from ..tasks.vocabulary import EOS_ID, MASK_ID, build_tokenizer
 from .data import GEN_LENGTH
 
 if TYPE_CHECKING:
-    from .training import Run
+    from .run import Run
 
 
 def export(run: Run, folder: str | Path) -> Path:

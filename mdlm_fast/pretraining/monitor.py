@@ -15,7 +15,7 @@ from .data import GEN_LENGTH, countdown_batch, sudoku_batch
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-    from .training import PuzzleData
+    from .stream import PuzzleData
 
 MONITOR_SEED = 2**31 - 1
 MONITOR_PUZZLES = 100
@@ -42,16 +42,17 @@ def greedy_answers(network: LlamaForCausalLM, prompt: torch.Tensor, eos_last: bo
 
 
 def monitor(network: LlamaForCausalLM, data: PuzzleData) -> dict[str, float]:
-    """Shares solved of `MONITOR_PUZZLES` generated puzzles a task (the same ones every time, none of the test files)."""
+    """Shares solved of `MONITOR_PUZZLES` generated puzzles a task: the same ones every time, none of the test files."""
     rng = np.random.default_rng(MONITOR_SEED)
     countdown, _ = countdown_batch(rng, MONITOR_PUZZLES, data.countdown_held_out)
     sudoku, _ = sudoku_batch(rng, MONITOR_PUZZLES, data.grids, data.sudoku_held_out)
     result: dict[str, float] = {}
-    texts = [decode(row) for row in countdown]
-    for name, eos_last in (("countdown", False), ("countdown_eos_last", True)):
-        answers = greedy_answers(network, torch.from_numpy(countdown), eos_last)
-        result[name] = float(np.mean([countdown_correct(t, decode(a)) for t, a in zip(texts, answers.tolist(), strict=True)]))
-    texts = [decode(row) for row in sudoku]
-    answers = greedy_answers(network, torch.from_numpy(sudoku))
-    result["sudoku"] = float(np.mean([sudoku_correct(t, decode(a)) for t, a in zip(texts, answers.tolist(), strict=True)]))
+    for name, prompts, correct, eos_last in (
+        ("countdown", countdown, countdown_correct, False),
+        ("countdown_eos_last", countdown, countdown_correct, True),
+        ("sudoku", sudoku, sudoku_correct, False),
+    ):
+        answers = greedy_answers(network, torch.from_numpy(prompts), eos_last).tolist()
+        solved = [correct(decode(prompt), decode(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+        result[name] = float(np.mean(solved))
     return result

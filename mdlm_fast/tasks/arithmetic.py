@@ -9,7 +9,17 @@ MAX_EXPRESSION_LENGTH = 400
 MAX_DIGITS = 12
 MAX_DEPTH = 30
 _TOKEN = re.compile(r"\s*(?:(\d+)|(.))", re.DOTALL)
-_ALIASES = {"\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-", "\u2013": "-", "[": "(", "]": ")", "{": "(", "}": ")"}
+_ALIASES = {
+    "\u00d7": "*",
+    "\u00b7": "*",
+    "\u00f7": "/",
+    "\u2212": "-",
+    "\u2013": "-",
+    "[": "(",
+    "]": ")",
+    "{": "(",
+    "}": ")",
+}
 
 
 class ExpressionError(ValueError):

@@ -39,7 +39,7 @@ def strip_special(text: str) -> str:
 
 
 def boxed(text: str) -> list[str]:
-    r"""Contents of every ``\boxed{...}``, in order, braces matched; one that is never closed runs to the end of its line.
+    r"""Contents of every ``\boxed{...}``, in order, braces matched; one never closed runs to the end of its line.
 
     Of nested boxes the inner content counts once: ``\boxed{\boxed{1}}`` gives ``1``."""
     found = []

@@ -82,15 +82,15 @@ def countdown_chat_prompt(numbers: Sequence[int], target: int) -> str:
 
 
 def parse_expression(completion: str) -> str | None:
-    r"""The expression an instruction model gives as its answer, LaTeX operators turned into plain ones; None without one.
+    r"""The expression an instruction model gives as its answer, LaTeX operators made plain ones; None without one.
 
     Taken from the last non-empty ``\boxed{}``, else from the answer section; ``... = value`` is cut at the equals sign.
     """
     text = strip_special(completion)
-    candidates = [content for content in boxed(text) if content][-1:] or [answer_section(text)]
-    if not candidates[0]:
+    given = next((content for content in reversed(boxed(text)) if content), None) or answer_section(text)
+    if not given:
         return None
-    expression = _FRACTION.sub(r"((\1)/(\2))", candidates[0])
+    expression = _FRACTION.sub(r"((\1)/(\2))", given)
     for latex, plain in _LATEX:
         expression = expression.replace(latex, plain)
     return expression.split("=", 1)[0].strip() or None

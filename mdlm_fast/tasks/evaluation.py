@@ -94,9 +94,9 @@ def evaluate(
         model: with a tokenizer, from `load_model` or `wrap`.
         task: "sudoku" or "countdown" (test puzzles come with the package), "gsm8k" or "math500" (need ``data``).
         limit: only the first so many problems.
-        config: a `DecodeConfig`, the name of a preset, or None: one token a step on a canvas of the length the model was
-            trained with (``gen_length`` of its mdlm_fast.json), else 256. A config whose gen_length is DecodeConfig's
-            default takes the trained length too.
+        config: a `DecodeConfig`, the name of a preset, or None: one token a step on a canvas of the length the model
+            was trained with (``gen_length`` of its mdlm_fast.json), else 256. A config that leaves gen_length
+            at its default takes the trained length too.
         data: JSON-lines file of problems, see `mdlm_fast.tasks.load_rows`.
         batch_size: problems decoded together.
         return_completions: add the texts as "completions".

@@ -47,7 +47,7 @@ def parse_number(completion: str) -> Fraction | None:
 
 
 def gold_number(answer: Any) -> Fraction | None:
-    """The reference number of a data set row: a number, or GSM8K's text with the number after ``####``; None for null."""
+    """The reference number of a data set row: a number, or GSM8K's text with it after ``####``; None for null."""
     if answer is None:
         return None
     if isinstance(answer, (int, float)):

@@ -1,7 +1,7 @@
 """A child process that compares mathematical answers with math-verify: one JSON object a line in, one out.
 
-math-verify guards itself with SIGALRM, which works in the main thread of a process only; and sympy can use any amount of
-time or memory on an expression that a model made up. So the comparison runs here, where the parent can kill it.
+math-verify guards itself with SIGALRM, which works in the main thread of a process only; and sympy can use any amount
+of time or memory on an expression that a model made up. So the comparison runs here, where the parent can kill it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             same = equivalent(request["gold"], request["answer"])
-        except Exception:  # noqa: BLE001 - whatever sympy raises on a made-up expression, it is not the right answer
+        except Exception:  # whatever sympy raises on a made-up expression, it is not the right answer
             same = False
         print(json.dumps({"same": same}), flush=True)
 

@@ -93,9 +93,7 @@ TASKS: dict[str, Task] = {
             lambda: [{"numbers": list(numbers), "target": target} for numbers, target in countdown_test_puzzles()],
             _read_countdown,
         ),
-        Task(
-            "gsm8k", ("answer",), gsm8k_reward, lambda row: gsm8k_prompt(row["question"]), None, None, _read_question
-        ),
+        Task("gsm8k", ("answer",), gsm8k_reward, lambda row: gsm8k_prompt(row["question"]), None, None, _read_question),
         Task(
             "math500",
             ("answer",),
@@ -125,7 +123,8 @@ def load_rows(task: Task, data: str | Path | None = None, limit: int | None = No
 
     Args:
         data: path of a file with one JSON object a line. Columns: ``puzzle``; ``numbers`` and ``target`` (or
-            ``input`` and ``output`` as d1 writes them); ``question`` (or ``problem``) and ``answer`` (or ``ground_truth``).
+            ``input`` and ``output`` as d1 writes them); ``question`` (or ``problem``) and ``answer`` (or
+            ``ground_truth``).
         limit: only the first so many.
 
     Raises:
@@ -137,7 +136,7 @@ def load_rows(task: Task, data: str | Path | None = None, limit: int | None = No
     if data is None:
         if task.test_rows is None:
             raise ValueError(
-                f"task {task.name!r} has no problems inside the package; pass data=, a JSON-lines file with the columns "
+                f"task {task.name!r} has no problems inside the package; pass data=, a JSON-lines file with columns "
                 "question (or problem) and answer"
             )
         return task.test_rows()[:limit]

@@ -10,8 +10,8 @@ from .completions import answer_section, completion_text, strip_special
 
 INSTRUCTION = (
     "Solve this 4x4 Sudoku puzzle. Every row, column and 2x2 box holds each digit from 1 to 4 once; 0 marks an empty "
-    "cell. Write your reasoning between <reasoning> and </reasoning>, then the sixteen digits of the solution, row by row, "
-    "between <answer> and </answer>."
+    "cell. Write your reasoning between <reasoning> and </reasoning>, then the sixteen digits of the solution, row by "
+    "row, between <answer> and </answer>."
 )
 _PROMPT = re.compile(r"sudoku\s+((?:[0-4]\s+){16}):\s*")
 
@@ -51,7 +51,7 @@ def sudoku_chat_prompt(puzzle: str) -> str:
 
 
 def parse_grid(completion: str) -> str | None:
-    """The digits a completion gives as its grid, None without any: the digits of the last answer section, or all words of
+    """The digits a completion gives as its grid, None without any: the digits of the last answer section, or all of
     a text that holds nothing but digits and white space. Neither their number nor their range is checked."""
     text = strip_special(completion)
     section = answer_section(text)
@@ -83,6 +83,4 @@ def sudoku_cell_reward(
     completions: Sequence[Any], puzzle: Sequence[str], solution: Sequence[str], **_: Any
 ) -> list[float]:
     """TRL reward: share of blank cells right, see `cell_accuracy`; denser than `sudoku_reward`."""
-    return [
-        cell_accuracy(completion_text(c), p, s) for c, p, s in zip(completions, puzzle, solution, strict=True)
-    ]
+    return [cell_accuracy(completion_text(c), p, s) for c, p, s in zip(completions, puzzle, solution, strict=True)]

@@ -64,7 +64,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
-        unk_token="<pad>",  # words outside the vocabulary become padding, which no prompt holds: callers can refuse them
+        unk_token="<pad>",  # unknown words become padding, which no prompt holds, so callers can refuse them
         mask_token="<mask>",
         eos_token="<eos>",
         padding_side="left",
