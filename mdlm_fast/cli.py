@@ -64,7 +64,7 @@ def _options(
 
 @app.command(short_help="Watch puzzles being decoded, and compare decoders.")
 def demo(
-    puzzles: Annotated[int, typer.Option(min=1, help="Held-out puzzles of each kind to decode.")] = 16,
+    puzzles: Annotated[int, typer.Option(help="Held-out puzzles of each kind to compare on.")] = 50,
     output: Annotated[Path, typer.Option(help="Where to write the picture of one trajectory (PNG).")] = Path(
         "mdlm-fast-demo.png"
     ),
@@ -79,7 +79,9 @@ def demo(
     """
     from mdlm_fast.demo import run_demo
 
-    summary = run_demo(puzzles=puzzles, output=output, delay=delay, quiet=json_output)
+    summary = run_demo(
+        _load("builtin:puzzles", None, None), puzzles=puzzles, output=output, delay=delay, quiet=json_output
+    )
     if json_output:
         typer.echo(json.dumps(summary))
 
@@ -100,7 +102,7 @@ def generate(
     """Decode prompts with a masked diffusion model and print the texts.
 
     \b
-    mdlm-fast generate "sudoku 1 0 3 4 0 0 1 2 2 1 0 0 4 3 0 1 :" -s gen_length=24
+    mdlm-fast generate "sudoku 1 0 3 4 0 0 1 2 2 1 0 0 4 3 0 1 :" "countdown 30 100 93 to 23 :" -p eoser
     mdlm-fast generate -m ./LLaDA-8B-Instruct --chat "Why is the sky blue?" -p eoser-ass -s gen_length=128 --json
     """
     from mdlm_fast.cli_generate import decode_prompts
@@ -110,7 +112,11 @@ def generate(
     if not prompts:
         raise ValueError("no prompt: give prompts as arguments or one a line on standard input")
     config = _config(preset, settings)
-    result = decode_prompts(_load(model, device, dtype), prompts, config, chat=chat)
+    loaded = _load(model, device, dtype)
+    trained = loaded.settings.get("gen_length")  # models that were trained on answers of one length say so
+    if trained is not None and not any(setting.startswith("gen_length=") for setting in settings):
+        config = config.replace(gen_length=trained)
+    result = decode_prompts(loaded, prompts, config, chat=chat)
     if json_output:
         typer.echo(json.dumps({"model": model, **result}))
         return
@@ -122,7 +128,12 @@ def generate(
 def evaluate(
     task: Annotated[str, typer.Argument(help="sudoku, countdown, gsm8k or math500.")],
     model: ModelOption = "builtin:puzzles",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N problems.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="JSON-lines file of problems; gsm8k and math500 need one (see mdlm_fast.tasks.load_rows)."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Problems decoded together.")] = 64,
     preset: PresetOption = "llada",
     settings: SetOption = [],  # noqa: B006 - typer copies it
     device: DeviceOption = None,
@@ -133,14 +144,15 @@ def evaluate(
 
     \b
     mdlm-fast eval sudoku --limit 100
-    mdlm-fast eval gsm8k -m ./LLaDA-8B-Instruct -p eoser -s gen_length=256 -s steps=128 -s block_length=32 --json
+    mdlm-fast eval gsm8k --data gsm8k.jsonl -m ./LLaDA-8B-Instruct -p eoser -s gen_length=256 -s steps=128 --json
     """
     from mdlm_fast import tasks
 
     config = _config(preset, settings) if preset != "llada" or settings else None
-    result = tasks.evaluate(_load(model, device, dtype), task=task, limit=limit, config=config)
+    loaded = _load(model, device, dtype)
+    result = tasks.evaluate(loaded, task, limit=limit, config=config, data=data, batch_size=batch_size)
     if json_output:
-        typer.echo(json.dumps({"model": model, "task": task, "preset": preset, **result}))
+        typer.echo(json.dumps({"model": model, "preset": preset, **result}))
         return
     for name, value in result.items():
         if isinstance(value, (int, float, str)):
@@ -169,8 +181,12 @@ def doctor(json_output: JsonOption = False) -> None:
 
 
 def _load(model: str, device: str | None, dtype: str | None) -> Any:
+    from transformers.utils import logging
+
     import mdlm_fast
 
+    if model.startswith("builtin:") or not sys.stderr.isatty():
+        logging.disable_progress_bar()  # standard error is for errors; a large checkpoint on a terminal keeps its bar
     return mdlm_fast.load_model(model, device=device, dtype=dtype)
 
 
@@ -204,10 +220,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(arguments, prog_name="mdlm-fast", standalone_mode=False)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except typer.Abort:
-        return _fail("interrupted", 130)
+    except (KeyboardInterrupt, typer.Abort):  # newer versions of typer return 130 themselves
+        return 130
     except SystemExit as exit:  # argparse, which `pretrain` uses, ends this way
         return exit.code if isinstance(exit.code, int) else 1
     except Exception as error:

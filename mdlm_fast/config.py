@@ -177,7 +177,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        if isinstance(self.temperature, (Tensor, Sequence)):
+        if isinstance(self.temperature, (Tensor, Sequence)) and not isinstance(self.temperature, str):
             put(self, "temperature", tuple(float(t) for t in _items(self.temperature)))
         for name in ("seeds", "row_ids", "forbid_ids"):
             value = getattr(self, name)

@@ -125,10 +125,11 @@ def picture(model: MaskedDiffusionModel, output: GenerateOutput, row: int, lengt
     return save_png(figure, path)
 
 
-def run_demo(*, puzzles: int, output: Path, delay: float, quiet: bool) -> dict[str, Any]:
+def run_demo(model: MaskedDiffusionModel, *, puzzles: int, output: Path, delay: float, quiet: bool) -> dict[str, Any]:
     """The whole demo.
 
     Args:
+        model: the built-in model.
         puzzles: held-out puzzles of each kind for the comparison.
         output: file of the picture.
         delay: seconds a step stays on the screen of the live part.
@@ -139,11 +140,8 @@ def run_demo(*, puzzles: int, output: Path, delay: float, quiet: bool) -> dict[s
     """
     from rich.console import Console
 
-    from mdlm_fast.models import load_model
-
     output = png_path(output)  # refuse a bad path now, not after a minute of decoding
     console = Console(quiet=quiet, highlight=False)
-    model = load_model("builtin:puzzles")
     length = int(model.settings["gen_length"])
     chosen = held_out(puzzles)
     if not quiet:
