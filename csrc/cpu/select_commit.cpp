@@ -12,11 +12,10 @@ namespace {
 
 // One sequence's n candidates in canvas order, and which of them the rule takes.
 struct Candidates {
-  std::vector<uint32_t> keys;      // [n]
+  std::vector<uint32_t> keys;      // [n], what the rule ranks on, as ranking_key
   std::vector<int32_t> slots;      // [n], index into rows
-  std::vector<float> ranking;      // [n], the confidence the rule ranks on
-  std::vector<uint8_t> chosen;     // [n]
   std::vector<int32_t> order;      // [n], best first (only for the rules that walk down the ranking)
+  std::vector<int32_t> chosen;     // indices into keys and slots
 
   int64_t size() const { return static_cast<int64_t>(keys.size()); }
 };
@@ -31,61 +30,55 @@ double position_uniform(const SelectCommit& args, int64_t b, int32_t slot) {
 }
 
 // Early rejection of EOS multiplies a probability by gamma: in log space that adds log gamma. gamma = 0 gives -inf,
-// which ranks last and is still a candidate.
-float discounted(const SelectCommit& args, int64_t b, int32_t slot) {
-  const float confidence = args.confidence[slot];
-  if (args.discount == Discount::kNone || !is_eos(args, args.token[slot])) return confidence;
-  const float gamma = args.gamma[b];
-  return args.discount == Discount::kLog ? confidence + std::log(gamma) : confidence * gamma;
+// which ranks last and is still a candidate. Sampling positions without replacement adds Gumbel noise.
+float ranking(const SelectCommit& args, int64_t b, int32_t slot) {
+  float value = args.confidence[slot];
+  if (args.discount != Discount::kNone && is_eos(args, args.token[slot])) {
+    value = args.discount == Discount::kLog ? value + std::log(args.gamma[b]) : value * args.gamma[b];
+  }
+  if (args.position_temperature > 0.0f) {
+    const double gumbel = -std::log(-std::log(position_uniform(args, b, slot)));
+    value = static_cast<float>(static_cast<double>(value) / args.position_temperature + gumbel);
+  }
+  return value;
 }
 
 void gather_candidates(const SelectCommit& args, const SequenceSlots& groups, int64_t b, Candidates& c) {
   const int64_t begin = groups.offsets[b], end = groups.offsets[b + 1];
+  const bool plain = args.discount == Discount::kNone && !(args.position_temperature > 0.0f);
+  c.chosen.clear();
   c.slots.resize(end - begin);
+  c.keys.resize(end - begin);
   int64_t n = 0;
   for (int64_t i = begin; i < end; ++i) {
     const int32_t slot = groups.slots.empty() ? static_cast<int32_t>(i) : groups.slots[i];
     c.slots[n] = slot;
-    n += args.token[slot] >= 0 && args.masked[args.rows[slot]];
+    c.keys[n] = ranking_key(plain ? args.confidence[slot] : ranking(args, b, slot));
+    n += (args.token[slot] >= 0) & args.masked[args.rows[slot]];
   }
   c.slots.resize(n);
   c.keys.resize(n);
-  c.ranking.resize(n);
-  c.chosen.assign(n, 0);
-  for (int64_t i = 0; i < n; ++i) c.ranking[i] = args.confidence[c.slots[i]];
-  if (args.discount != Discount::kNone) {
-    for (int64_t i = 0; i < n; ++i) c.ranking[i] = discounted(args, b, c.slots[i]);
-  }
-  if (args.position_temperature > 0.0f) {
-    for (int64_t i = 0; i < n; ++i) {
-      const double gumbel = -std::log(-std::log(position_uniform(args, b, c.slots[i])));
-      c.ranking[i] = static_cast<float>(static_cast<double>(c.ranking[i]) / args.position_temperature + gumbel);
-    }
-  }
-  for (int64_t i = 0; i < n; ++i) c.keys[i] = ranking_key(c.ranking[i]);
 }
 
 void choose_best(Candidates& c, int64_t k) {
   k = std::min(k, c.size());
+  c.chosen.clear();
   if (k <= 0) return;
   const TopKeys top = top_keys(c.keys.data(), c.size(), k);
-  for (int64_t i = 0; i < c.size(); ++i) c.chosen[i] = c.keys[i] > top.bound;
-  // Those equal to the bound fill up from the left.
+  // Keys above the bound are all taken; those equal to it fill up from the left.
   int64_t ties = top.ties;
-  for (int64_t i = 0; ties > 0; ++i) {
-    if (c.keys[i] != top.bound) continue;
-    c.chosen[i] = 1;
-    --ties;
+  for (int64_t i = 0; static_cast<int64_t>(c.chosen.size()) < k; ++i) {
+    const uint32_t key = c.keys[i];
+    if (key < top.bound || (key == top.bound && ties-- <= 0)) continue;
+    c.chosen.push_back(static_cast<int32_t>(i));
   }
 }
 
 int64_t choose_at_least(Candidates& c, uint32_t bound) {
-  int64_t taken = 0;
   for (int64_t i = 0; i < c.size(); ++i) {
-    c.chosen[i] = c.keys[i] >= bound;
-    taken += c.chosen[i];
+    if (c.keys[i] >= bound) c.chosen.push_back(static_cast<int32_t>(i));
   }
-  return taken;
+  return static_cast<int64_t>(c.chosen.size());
 }
 
 template <class Before>
@@ -100,9 +93,9 @@ void choose_by_factor(Candidates& c, double factor) {
   sort_candidates(c, [&](int32_t a, int32_t b) { return c.keys[a] > c.keys[b]; });
   for (int64_t r = 1; r <= c.size(); ++r) {
     const int32_t i = c.order[r - 1];
-    const double probability = std::exp(static_cast<double>(c.ranking[i]));
-    if (r > 1 && !(probability >= 1.0 - factor / (static_cast<double>(r) + 1.0))) break;
-    c.chosen[i] = 1;
+    const double probability = std::exp(static_cast<double>(ranking_value(c.keys[i])));
+    if (r > 1 && probability < 1.0 - factor / (static_cast<double>(r) + 1.0)) break;
+    c.chosen.push_back(i);
   }
 }
 
@@ -112,7 +105,7 @@ void choose_by_entropy(const SelectCommit& args, Candidates& c, double bound) {
   sort_candidates(c, [&](int32_t a, int32_t b) { return entropy(a) < entropy(b); });
   double before = 0.0;
   for (int64_t r = 0; r < c.size() && (r == 0 || before <= bound); ++r) {
-    c.chosen[c.order[r]] = 1;
+    c.chosen.push_back(c.order[r]);
     before += static_cast<double>(entropy(c.order[r]));
   }
 }
@@ -137,7 +130,7 @@ void choose(const SelectCommit& args, int64_t b, Candidates& c) {
       break;
     case Rule::kOrigin:
       for (int64_t i = 0; i < c.size(); ++i) {
-        c.chosen[i] = position_uniform(args, b, c.slots[i]) < args.threshold[b];
+        if (position_uniform(args, b, c.slots[i]) < args.threshold[b]) c.chosen.push_back(static_cast<int32_t>(i));
       }
       break;
   }
@@ -145,10 +138,7 @@ void choose(const SelectCommit& args, int64_t b, Candidates& c) {
 
 void commit(const SelectCommit& args, int64_t b, const Candidates& c) {
   const auto step = static_cast<int16_t>(args.step[b * args.step_stride]);
-  const uint8_t* const first = c.chosen.data();
-  const uint8_t* const last = first + c.size();
-  for (const uint8_t* next = std::find(first, last, 1); next != last; next = std::find(next + 1, last, 1)) {
-    const int64_t i = next - first;
+  for (const int32_t i : c.chosen) {
     const int32_t slot = c.slots[i], row = args.rows[slot];
     args.canvas[row] = args.token[slot];
     args.masked[row] = 0;

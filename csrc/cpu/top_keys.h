@@ -17,6 +17,14 @@ inline uint32_t ranking_key(float value) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// The float that a key stands for; NaN has become -inf.
+inline float ranking_value(uint32_t key) {
+  const uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // Counts keys[0..n) >= bound: one plain loop, compiled for two instruction sets and vectorised by the compiler.
 __attribute__((always_inline)) inline int64_t count_loop(const uint32_t* keys, int64_t n, uint32_t bound) {
   int32_t count = 0;
