@@ -1,4 +1,4 @@
-// Binds linear_score_rows for CPU tensors: the bfloat16 head of linear_head.h where the processor has it, else the
+// Binds linear_score_rows for CPU tensors: the head of linear_head.h where the processor and dtype have it, else the
 // library's GEMM.
 #include "../cpu/linear_score.h"
 #include "linear_library.h"
@@ -32,9 +32,9 @@ Scores linear_score_rows(Tensor hidden, Tensor weight, OptionalTensor bias, Tens
   const cpu::RowScorer scorer(options);
   OutputTensors outputs = make_outputs(rows, options, request.capacity);
   const Tensor w = with_unit_stride(weight);
-  if (dtype == cpu::DType::kBFloat16 && cpu::has_bf16_gemm()) {
-    const cpu::LinearHead head{static_cast<const uint16_t*>(w.data_ptr()), w.stride(0),
-                               bias ? static_cast<const uint16_t*>(bias->data_ptr()) : nullptr, width, depth};
+  if (cpu::gemm_kernels(dtype) != nullptr) {
+    const void* bias_data = bias ? bias->data_ptr() : nullptr;
+    const cpu::LinearHead head{dtype, w.data_ptr(), w.stride(0), bias_data, width, depth};
     cpu::linear_score_rows(scorer, request, head, outputs.pointers, parallel_for());
   } else {
     linear_score_rows_library(scorer, request, hidden, w, bias, outputs.pointers);

@@ -1,78 +1,86 @@
-// An LM head in bfloat16, logits = hidden weight^T + bias, one canonical tile of the vocabulary at a time. No torch here.
+// An LM head, logits = hidden weight^T + bias, one canonical tile of the vocabulary at a time. No torch here.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <new>
 
 #include "linear_gemm.h"
 #include "score_kernels.h"
 
 namespace mdlm_fast::cpu {
 
+// A head whose dtype has gemm_kernels().
 struct LinearHead {
-  const std::uint16_t* weight;  // [vocabulary, depth], row stride in elements
+  DType dtype;                 // of weight, bias, hidden states and logits
+  const void* weight;          // [vocabulary, depth], row stride in elements
   std::int64_t weight_stride;
-  const std::uint16_t* bias;    // [vocabulary] or null
+  const void* bias;            // [vocabulary] or null
   std::int64_t vocabulary, depth;
 
+  std::int64_t element() const { return static_cast<std::int64_t>(size_of(dtype)); }
   std::int64_t tiles() const { return (vocabulary + kTileColumns - 1) / kTileColumns; }
   std::int64_t columns(std::int64_t tile) const;  // of a tile: 2048, fewer in the last
-  std::int64_t pairs() const { return (depth + 1) / 2; }
+  // Weight from one row and column on, as bytes.
+  const char* weight_at(std::int64_t id, std::int64_t column) const {
+    return static_cast<const char*>(weight) + (id * weight_stride + column) * element();
+  }
 };
 
 // Uninitialised memory on a cache line; vectors would write all of it first.
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(std::int64_t count) : memory_(new (std::align_val_t{64}) std::byte[count * sizeof(T)]) {}
-  T* data() const { return reinterpret_cast<T*>(memory_.get()); }
+  explicit Buffer(std::int64_t count)
+      : memory_(static_cast<T*>(::operator new[](static_cast<std::size_t>(count) * sizeof(T), std::align_val_t{64}))) {}
+  T* data() const { return memory_.get(); }
 
  private:
   struct Free {
-    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); }
+    void operator()(T* p) const { ::operator delete[](p, std::align_val_t{64}); }
   };
-  std::unique_ptr<std::byte[], Free> memory_;
+  std::unique_ptr<T[], Free> memory_;
 };
 
-// Rows of hidden states as bf16 pairs, [rows, pairs], an odd last element paired with zero.
+// Rows of hidden states as units of 32 bits, [rows, units], an odd last bf16 paired with zero.
 class HiddenRows {
  public:
-  HiddenRows(std::int64_t rows, std::int64_t depth);
-  void set(std::int64_t row, const void* source);  // null: zeros
-  const std::uint32_t* row(std::int64_t row) const { return pairs_.data() + row * num_pairs_; }
-  std::int64_t count() const { return rows_; }
-  std::int64_t num_pairs() const { return num_pairs_; }
-  PairMatrix from(std::int64_t first) const { return {row(first), num_pairs_, 1}; }
+  HiddenRows(DType dtype, std::int64_t rows, std::int64_t depth);
+  void set(std::int64_t row, const void* source);
+  std::int64_t num_units() const { return units_; }
+  UnitMatrix from(std::int64_t first) const { return {data_.data() + first * units_, units_, 1}; }
 
  private:
-  std::int64_t rows_, depth_, num_pairs_;
-  Buffer<std::uint32_t> pairs_;
+  std::int64_t row_bytes_, units_;
+  Buffer<std::uint32_t> data_;
 };
 
-// Rows computed together: their logits of a tile, 256 KB, stay in the L2 cache until they have been used, and each
-// packed panel of the weight is used often enough to hide that it comes from further away.
+// Rows computed together: their logits of a tile, 256 KB in bf16, stay in the L2 cache until they have been used, and
+// each packed panel of the weight is used often enough to hide that it comes from further away.
 constexpr std::int64_t kRowsAtOnce = 64;
 
 // Computes tiles of logits; one a thread, because it owns the packed weight.
 class HeadTile {
  public:
-  explicit HeadTile(const LinearHead& head) : head_(head) {}
+  explicit HeadTile(const LinearHead& head) : head_(head), kernels_(*gemm_kernels(head.dtype)) {}
 
-  // Logits of rows [first, first + count), count <= kRowsAtOnce: out[row][kTileColumns]. Packing and multiplying
-  // alternate panel by panel, so the weight streams through the L1 cache.
-  void stream(std::int64_t tile, const HiddenRows& rows, std::int64_t first, std::int64_t count, std::uint16_t* out);
-  // The same for two sets of rows, which share the packed panels.
+  // Logits of rows [first, first + count), count <= kRowsAtOnce: out[row][kTileColumns]; and of a second set of rows
+  // unless it is null. Packing and multiplying alternate panel by panel, so the weight streams through the L1 cache.
   void stream(std::int64_t tile, const HiddenRows& rows, const HiddenRows* guidance, std::int64_t first,
-              std::int64_t count, std::uint16_t* out, std::uint16_t* guidance_out);
+              std::int64_t count, void* out, void* guidance_out);
 
   // For more rows than that: pack the whole tile once, then multiply block after block.
   void load(std::int64_t tile);
-  void multiply(const HiddenRows& rows, std::int64_t first, std::int64_t count, std::uint16_t* out) const;
+  void multiply(const HiddenRows& rows, std::int64_t first, std::int64_t count, void* out) const;
 
  private:
+  std::int64_t panel_size() const { return units(head_.dtype, head_.depth) * kPanelColumns; }
+  void pack(std::int64_t tile, std::int64_t panel_index, std::uint32_t* panel) const;
+  void multiply_panel(std::int64_t tile, std::int64_t panel_index, const std::uint32_t* panel, const HiddenRows& rows,
+                      std::int64_t first, std::int64_t count, void* out) const;
+
   LinearHead head_;
+  const GemmKernels& kernels_;
   std::int64_t tile_ = 0;
   std::unique_ptr<Buffer<std::uint32_t>> panel_, panels_;
 };

@@ -5,9 +5,9 @@
 namespace mdlm_fast::cpu {
 namespace {
 
-HiddenRows gather(const RowsView& hidden, const std::int32_t* index, const std::int64_t* slots, std::int64_t count,
-                  std::int64_t depth) {
-  HiddenRows rows(count, depth);
+HiddenRows gather(const LinearHead& head, const RowsView& hidden, const std::int32_t* index,
+                  const std::int64_t* slots, std::int64_t count) {
+  HiddenRows rows(head.dtype, count, head.depth);
   for (std::int64_t n = 0; n < count; ++n) rows.set(n, hidden.row(index[slots[n]]));
   return rows;
 }
@@ -15,14 +15,13 @@ HiddenRows gather(const RowsView& hidden, const std::int32_t* index, const std::
 // Tile-major: tile j of row n is the 2048 entries from (j * rows + n) * 2048.
 class KeptLogits {
  public:
-  KeptLogits(std::int64_t rows, std::int64_t tiles) : rows_(rows), buffer_(rows * tiles * kTileColumns) {}
-  std::uint16_t* at(std::int64_t row, std::int64_t tile) const {
-    return buffer_.data() + (tile * rows_ + row) * kTileColumns;
-  }
+  KeptLogits(const LinearHead& head, std::int64_t rows)
+      : rows_(rows), tile_bytes_(kTileColumns * head.element()), buffer_(rows * head.tiles() * tile_bytes_) {}
+  char* at(std::int64_t row, std::int64_t tile) const { return buffer_.data() + (tile * rows_ + row) * tile_bytes_; }
 
  private:
-  std::int64_t rows_;
-  Buffer<std::uint16_t> buffer_;
+  std::int64_t rows_, tile_bytes_;
+  Buffer<char> buffer_;
 };
 
 class KeptReader : public TileReader {
@@ -41,23 +40,23 @@ class KeptReader : public TileReader {
 class RecomputingReader : public TileReader {
  public:
   RecomputingReader(HeadTile& head, const HiddenRows& rows, const HiddenRows* guidance, std::int64_t row)
-      : head_(head), rows_(rows), guidance_rows_(guidance), row_(row), logits_(kTileColumns), guidance_(kTileColumns) {}
-  const void* logits(std::int64_t j) override {
-    head_.stream(j, rows_, row_, 1, logits_.data());
-    return logits_.data();
-  }
+      : head_(head), rows_(rows), guidance_rows_(guidance), row_(row) {}
+  const void* logits(std::int64_t j) override { return compute(j, rows_, logits_); }
   const void* guidance(std::int64_t j) override {
-    if (guidance_rows_ == nullptr) return nullptr;
-    head_.stream(j, *guidance_rows_, row_, 1, guidance_.data());
-    return guidance_.data();
+    return guidance_rows_ == nullptr ? nullptr : compute(j, *guidance_rows_, guidance_);
   }
 
  private:
+  const void* compute(std::int64_t j, const HiddenRows& rows, float* out) {
+    head_.stream(j, rows, nullptr, row_, 1, out, nullptr);
+    return out;
+  }
+
   HeadTile& head_;
   const HiddenRows& rows_;
   const HiddenRows* guidance_rows_;
   std::int64_t row_;
-  Buffer<std::uint16_t> logits_, guidance_;
+  float logits_[kTileColumns], guidance_[kTileColumns];
 };
 
 // One group of rows: `slots` are their places in the request.
@@ -66,28 +65,29 @@ class Group {
   Group(const RowScorer& scorer, const ScoreRequest& request, const LinearHead& head, const std::int64_t* slots,
         std::int64_t count)
       : scorer_(scorer), request_(request), head_(head), slots_(slots), count_(count),
-        rows_(gather(request.logits, request.rows, slots, count, head.depth)),
+        rows_(gather(head, request.logits, request.rows, slots, count)),
         guided_(request.guidance.data != nullptr),
-        guidance_(guided_ ? gather(request.guidance, request.guidance_rows, slots, count, head.depth)
-                          : HiddenRows(0, head.depth)),
+        guidance_(guided_ ? gather(head, request.guidance, request.guidance_rows, slots, count)
+                          : HiddenRows(head.dtype, 0, head.depth)),
         records_(static_cast<std::size_t>(count * head.tiles())) {
     if (!scorer.options().filtered()) return;
-    kept_ = std::make_unique<KeptLogits>(count, head.tiles());
-    if (guided_) kept_guidance_ = std::make_unique<KeptLogits>(count, head.tiles());
+    kept_ = std::make_unique<KeptLogits>(head, count);
+    if (guided_) kept_guidance_ = std::make_unique<KeptLogits>(head, count);
   }
 
   void score_tiles(std::int64_t begin, std::int64_t end) {
     const std::int64_t at_once = std::min(count_, kRowsAtOnce);
     HeadTile head(head_);
-    Buffer<std::uint16_t> logits(kept_ ? 0 : at_once * kTileColumns);
-    Buffer<std::uint16_t> guidance(guided_ && !kept_ ? at_once * kTileColumns : 0);
+    const std::int64_t tile_bytes = kTileColumns * head_.element();
+    Buffer<char> logits(kept_ ? 0 : at_once * tile_bytes);
+    Buffer<char> guidance(guided_ && !kept_ ? at_once * tile_bytes : 0);
     ScoreScratch& scratch = thread_scratch();
     for (std::int64_t tile = begin; tile < end; ++tile) {
       if (count_ > kRowsAtOnce) head.load(tile);
       for (std::int64_t first = 0; first < count_; first += kRowsAtOnce) {
         const std::int64_t rows = std::min(kRowsAtOnce, count_ - first);
-        std::uint16_t* z = kept_ ? kept_->at(first, tile) : logits.data();
-        std::uint16_t* g = !guided_ ? nullptr : kept_ ? kept_guidance_->at(first, tile) : guidance.data();
+        char* z = kept_ ? kept_->at(first, tile) : logits.data();
+        char* g = !guided_ ? nullptr : kept_ ? kept_guidance_->at(first, tile) : guidance.data();
         if (count_ > kRowsAtOnce) {
           head.multiply(rows_, first, rows, z);
           if (guided_) head.multiply(guidance_, first, rows, g);
@@ -96,8 +96,8 @@ class Group {
         }
         for (std::int64_t n = 0; n < rows; ++n)
           records_[(first + n) * head_.tiles() + tile] =
-              scorer_.tile(row_inputs(request_, slots_[first + n]), z + n * kTileColumns,
-                           guided_ ? g + n * kTileColumns : nullptr, tile, scratch);
+              scorer_.tile(row_inputs(request_, slots_[first + n]), z + n * tile_bytes,
+                           guided_ ? g + n * tile_bytes : nullptr, tile, scratch);
       }
     }
   }

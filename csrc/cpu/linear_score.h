@@ -16,7 +16,7 @@ struct RowGroups {
   RowGroups(const ScoreRequest& request, const ScoreOptions& options);
 };
 
-// `request.logits` and `request.guidance` are views of hidden states in bfloat16. Needs has_bf16_gemm().
+// `request.logits` and `request.guidance` are views of hidden states. Needs gemm_kernels(head.dtype).
 void linear_score_rows(const RowScorer& scorer, const ScoreRequest& request, const LinearHead& head,
                        const ScoreOutputs& outputs, const ParallelFor& parallel_for);
 
