@@ -88,8 +88,9 @@ RowScore RowScorer::finish(const RowInputs& row, const TileRecord* records, Tile
   if (filtered || (needs_tempered && !tempered_rest_known && options_.normalize_all)) {
     if (filtered) pivot = filter_pivot(temperature, static_cast<float>(best.value), reader, scratch);
     const Sums sums = entropy && options_.stats_tempered ? Sums::kMoment : Sums::kSum;
-    const Plan plan = temperature == 1.0f ? Plan{sums, Sums::kNone, options_.stats_tempered && options_.wants(kMargin)}
-                                          : Plan{Sums::kNone, sums, options_.stats_tempered && options_.wants(kMargin)};
+    const bool pair = options_.stats_tempered && options_.wants(kMargin);
+    const float second_above = pair ? kMinusInfinity : -kMinusInfinity;
+    const Plan plan = temperature == 1.0f ? Plan{sums, Sums::kNone, second_above} : Plan{Sums::kNone, sums, second_above};
     scratch.filtered_records.resize(tiles);
     for (std::int64_t j = 0; j < tiles; ++j)
       scratch.filtered_records[j] =

@@ -17,7 +17,7 @@ constexpr std::size_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4
 // nothing else then has a meaning.
 struct TileStats {
   float max;
-  float second;            // the largest entry but argmax, -inf when there is none
+  float second;            // the largest entry but argmax; -inf where there is none or it was not wanted
   std::int32_t argmax;
   float sum;               // sum of exp(z - max)
   float moment;            // sum of (z - max) exp(z - max)
@@ -28,13 +28,14 @@ struct TileStats {
 // Which sums a tile kernel forms. The maximum is always found; sums not asked for are left alone.
 enum class Sums : int { kNone = 0, kSum = 1, kMoment = 2 };
 
-// `n` columns, a multiple of 64, at most 2048. `inverse_temperature` finite and positive.
-using TileFunction = void (*)(const void* tile, int n, float inverse_temperature, TileStats* out);
+// `n` columns, a multiple of 64, at most 2048. `inverse_temperature` finite and positive. `second` is found only where
+// max > `second_above`: -inf for always, +inf for never, or the largest entry of earlier tiles, as a row's second largest
+// entry is either the largest of some tile or the second of the tile that has the row's largest.
+using TileFunction = void (*)(const void* tile, int n, float inverse_temperature, float second_above, TileStats* out);
 
 struct ScoreKernels {
   const char* name;
-  // [dtype][raw sums][tempered sums][whether the second largest is wanted]
-  TileFunction tile[3][3][3][2];
+  TileFunction tile[3][3][3];  // [dtype][raw sums][tempered sums]
   // A tile as floats, in column order; any n.
   void (*widen[3])(const void* tile, int n, float* out);
   // exp((z - max) * inverse_temperature), 0 where that is below exp(-87); n a multiple of 16.

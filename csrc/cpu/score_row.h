@@ -94,9 +94,10 @@ class RowScorer {
 
   const ScoreOptions& options() const { return options_; }
 
-  // Statistics of tile j of a row. `guidance` may be null. The tile lies anywhere, at any alignment.
+  // Statistics of tile j of a row. `guidance` may be null. The tile lies anywhere, at any alignment. `best_so_far`: the
+  // largest `best` of the row's tiles that are known already; it saves looking for runners-up that do not matter.
   TileRecord tile(const RowInputs& row, const void* logits, const void* guidance, std::int64_t j,
-                  ScoreScratch& scratch) const;
+                  ScoreScratch& scratch, float best_so_far = -__builtin_inff()) const;
 
   // The same with every statistic, as score_partials returns them: what finish() needs is not known yet.
   TileRecord partial(const RowInputs& row, const void* logits, const void* guidance, std::int64_t j,
@@ -110,7 +111,7 @@ class RowScorer {
  private:
   struct Plan {
     Sums raw, tempered;
-    bool second;
+    float second_above;
   };
   Plan plan(const RowInputs& row) const;
   TileRecord compute(const Plan& plan, float temperature, const void* logits, const void* guidance, std::int64_t j,

@@ -10,6 +10,7 @@
 namespace mdlm_fast::cpu {
 namespace {
 
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int kPartialFields = 8;
 constexpr std::int64_t kColumnsPerTask = 16 * kTileColumns;  // some 20 us of work
 
@@ -58,9 +59,6 @@ void score_rows(const RowScorer& scorer, const ScoreRequest& request, const Scor
   const auto finish = [&](std::int64_t i, const TileRecord* records, LogitsReader& reader, ScoreScratch& scratch) {
     write_score(outputs, i, scorer.finish(row_inputs(request, i), records, reader, scratch));
   };
-  const auto tile = [&](std::int64_t i, std::int64_t j, LogitsReader& reader, ScoreScratch& scratch) {
-    return scorer.tile(row_inputs(request, i), reader.logits(j), reader.guidance(j), j, scratch);
-  };
 
   if (request.capacity >= 4 * threads || tiles == 1) {
     const std::int64_t grain = std::max<std::int64_t>(1, kColumnsPerTask / (tiles * kTileColumns));
@@ -73,7 +71,12 @@ void score_rows(const RowScorer& scorer, const ScoreRequest& request, const Scor
           continue;
         }
         LogitsReader reader(request, scorer.options(), i);
-        for (std::int64_t j = 0; j < tiles; ++j) scratch.records[j] = tile(i, j, reader, scratch);
+        const RowInputs row = row_inputs(request, i);
+        float best = kMinusInfinity;
+        for (std::int64_t j = 0; j < tiles; ++j) {
+          scratch.records[j] = scorer.tile(row, reader.logits(j), reader.guidance(j), j, scratch, best);
+          best = std::max(best, scratch.records[j].best);
+        }
         finish(i, scratch.records.data(), reader, scratch);
       }
     });
@@ -88,7 +91,8 @@ void score_rows(const RowScorer& scorer, const ScoreRequest& request, const Scor
       const std::int64_t i = k / tiles;
       if (request.rows[i] < 0) continue;
       LogitsReader reader(request, scorer.options(), i);
-      records[k] = tile(i, k % tiles, reader, scratch);
+      const std::int64_t j = k % tiles;
+      records[k] = scorer.tile(row_inputs(request, i), reader.logits(j), reader.guidance(j), j, scratch);
     }
   });
   parallel_for(0, request.capacity, 1, [&](std::int64_t begin, std::int64_t end) {

@@ -54,17 +54,20 @@ MDLM_INLINE ExpResult exponential(Floats d, const ExpArgument& argument, const E
   return {fused_or_zero(in_range, power, fused(f, splat(kC2), splat(kC1)) * f, power), d, in_range};
 }
 
-struct Extremes {
-  float max, second;
+struct Maximum {
+  float value;
   bool nan;  // complete only where asked for; the sums find the others
 };
 
-// The two largest of the lanes of `first` (largest per lane) and `second` (second largest per lane).
-template <class Vector>
-MDLM_INLINE void merge_lanes(Vector& first, Vector& second, Vector other_first, Vector other_second) {
-  second = maximum(maximum(second, other_second), minimum(first, other_first));
-  first = maximum(first, other_first);
-}
+// A tile whose block at `hole_at` is read from a copy instead.
+template <class Element>
+struct Tile {
+  const Element* data;
+  int n;
+  const Element* hole = nullptr;
+  int hole_at = -1;
+  MDLM_INLINE const Element* block(int i) const { return i == hole_at ? hole : data + i; }
+};
 
 struct Float32 {
   using Element = float;
@@ -75,39 +78,33 @@ struct Float32 {
     y = load(p + 16);
   }
 
-  template <bool kSecond, bool kCheckNan>
-  static MDLM_INLINE Extremes extremes(const Element* p, int n) {
-    Floats first[4], second[4];
+  template <bool kCheckNan>
+  static MDLM_INLINE Maximum maximum_of(const Tile<Element>& tile) {
+    Floats first[4];
     Mask nan = is_nan(splat(0));
-    for (int k = 0; k < 4; ++k) first[k] = second[k] = splat(-kInfinity);
-    for (int i = 0; i < n; i += kBlockColumns)
+    for (int k = 0; k < 4; ++k) first[k] = splat(-kInfinity);
+    for (int i = 0; i < tile.n; i += kBlockColumns) {
+      const Element* p = tile.block(i);
       for (int k = 0; k < 4; ++k) {
-        const Floats x = load(p + i + 16 * k);
+        const Floats x = load(p + 16 * k);
         if constexpr (kCheckNan) nan = any_of(nan, is_nan(x));
-        if constexpr (kSecond) second[k] = maximum(minimum(x, first[k]), second[k]);
         first[k] = maximum(x, first[k]);  // a NaN gives way: the second argument is returned
       }
-    for (int k = 0; k < 2; ++k) merge_lanes(first[k], second[k], first[k + 2], second[k + 2]);
-    merge_lanes(first[0], second[0], first[1], second[1]);
-    const float max = reduce_max(first[0]);
-    const Mask at_max = equal(first[0], splat(max));
-    const unsigned lanes = bits(at_max);
-    const float next = reduce_max(select(at_max, second[0], first[0]));
-    return {max, (lanes & (lanes - 1)) != 0 ? max : next, kCheckNan && bits(nan) != 0};
+    }
+    const Floats largest = maximum(maximum(first[0], first[2]), maximum(first[1], first[3]));
+    return {reduce_max(largest), kCheckNan && bits(nan) != 0};
   }
 
-  // The first column equal to the maximum, which is there.
-  static MDLM_INLINE int find(const Element* p, int n, float max) {
+  static MDLM_INLINE Mask matches(const Element* p, float max) {
     const Floats wanted = splat(max);
-    for (int i = 0; i < n; i += kBlockColumns) {
-      const Mask a = equal(load(p + i), wanted), b = equal(load(p + i + 16), wanted);
-      const Mask c = equal(load(p + i + 32), wanted), d = equal(load(p + i + 48), wanted);
-      if (bits(any_of(any_of(a, b), any_of(c, d))) == 0) continue;
-      const std::uint64_t where = static_cast<std::uint64_t>(bits(a)) | static_cast<std::uint64_t>(bits(b)) << 16 |
-                                  static_cast<std::uint64_t>(bits(c)) << 32 | static_cast<std::uint64_t>(bits(d)) << 48;
-      return i + __builtin_ctzll(where);
-    }
-    return -1;
+    return any_of(any_of(equal(load(p), wanted), equal(load(p + 16), wanted)),
+                  any_of(equal(load(p + 32), wanted), equal(load(p + 48), wanted)));
+  }
+  static MDLM_INLINE std::uint64_t match_columns(const Element* p, float max) {
+    std::uint64_t where = 0;
+    for (int k = 0; k < 4; ++k)
+      where |= static_cast<std::uint64_t>(bits(equal(load(p + 16 * k), splat(max)))) << (16 * k);
+    return where;
   }
 };
 
@@ -123,38 +120,29 @@ struct SixteenBits {
     return Format::to_float(static_cast<std::uint16_t>(key ^ ((key >> 15) & 0x7fff)));
   }
 
-  template <bool kSecond, bool kCheckNan>
-  static MDLM_INLINE Extremes extremes(const Element* p, int n) {
-    const Words lowest = splat_words(0x8000);
-    Words first[2] = {lowest, lowest}, second[2] = {lowest, lowest}, largest = splat_words(0);
-    for (int i = 0; i < n; i += kBlockColumns)
+  template <bool kCheckNan>
+  static MDLM_INLINE Maximum maximum_of(const Tile<Element>& tile) {
+    Words first[2] = {splat_words(0x8000), splat_words(0x8000)}, largest = splat_words(0);
+    for (int i = 0; i < tile.n; i += kBlockColumns) {
+      const Element* p = tile.block(i);
       for (int k = 0; k < 2; ++k) {
-        const Words raw = load_words(p + i + 32 * k), x = ordered(raw);
-        if constexpr (kCheckNan) largest = maximum(largest, magnitude(raw));
-        if constexpr (kSecond) second[k] = maximum(minimum(x, first[k]), second[k]);
-        first[k] = maximum(first[k], x);
+        const Words x = load_words(p + 32 * k);
+        if constexpr (kCheckNan) largest = maximum(largest, magnitude(x));
+        first[k] = maximum(first[k], ordered(x));
       }
-    merge_lanes(first[0], second[0], first[1], second[1]);
-    const std::int16_t max = reduce_max(first[0]);
-    const WordMask at_max = equal(first[0], splat_words(static_cast<std::uint16_t>(max)));
-    const std::uint32_t lanes = bits(at_max);
-    const std::int16_t next = reduce_max(select(at_max, second[0], first[0]));
-    const bool nan = max > Format::kInfinityBits || (kCheckNan && reduce_max(largest) > Format::kInfinityBits);
-    return {value(max), value((lanes & (lanes - 1)) != 0 ? max : next), nan};
+    }
+    const std::int16_t max = reduce_max(maximum(first[0], first[1]));
+    return {value(max), max > Format::kInfinityBits || (kCheckNan && reduce_max(largest) > Format::kInfinityBits)};
   }
 
-  static MDLM_INLINE int find(const Element* p, int n, float max) {
-    const Element wanted = Format::from_float(max);
-    const Words x = splat_words(wanted), y = splat_words(max == 0.0f ? wanted ^ 0x8000 : wanted);  // -0 ties with +0
-    for (int i = 0; i < n; i += kBlockColumns) {
-      std::uint64_t where = 0;
-      for (int k = 0; k < 2; ++k) {
-        const Words z = load_words(p + i + 32 * k);
-        where |= static_cast<std::uint64_t>(bits(equal(z, x)) | bits(equal(z, y))) << (32 * k);
-      }
-      if (where != 0) return i + __builtin_ctzll(where);
-    }
-    return -1;
+  static MDLM_INLINE WordMask matches(const Element* p, float max) {
+    const Words wanted = splat_words(Format::from_float(max));
+    return any_of(equal(load_words(p), wanted), equal(load_words(p + 32), wanted));
+  }
+  static MDLM_INLINE std::uint64_t match_columns(const Element* p, float max) {
+    const Words wanted = splat_words(Format::from_float(max));
+    return static_cast<std::uint64_t>(bits(equal(load_words(p), wanted))) |
+           static_cast<std::uint64_t>(bits(equal(load_words(p + 32), wanted))) << 32;
   }
 };
 
@@ -209,6 +197,21 @@ struct Float16Format {
 using BFloat16 = SixteenBits<BFloat16Format>;
 using Float16 = SixteenBits<Float16Format>;
 
+// The first column equal to the maximum, which is there.
+template <class Type>
+MDLM_INLINE int find(const typename Type::Element* p, int n, float max) {
+  constexpr int kBlocks = 4 / sizeof(typename Type::Element);
+  int i = 0;
+  for (; i + kBlocks * kBlockColumns <= n; i += kBlocks * kBlockColumns) {
+    auto any = Type::matches(p + i, max);
+    for (int k = 1; k < kBlocks; ++k) any = any_of(any, Type::matches(p + i + k * kBlockColumns, max));
+    if (bits(any) != 0) break;
+  }
+  for (; i < n; i += kBlockColumns)
+    if (const std::uint64_t where = Type::match_columns(p + i, max); where != 0) return i + __builtin_ctzll(where);
+  return -1;
+}
+
 struct Sum {
   Floats sum[4], moment[4];
   MDLM_INLINE Sum() {
@@ -223,45 +226,51 @@ struct Sum {
   static MDLM_INLINE float total(const Floats* x) { return reduce_add((x[0] + x[2]) + (x[1] + x[3])); }
 };
 
-template <class Type, int kRaw, int kTempered, bool kSecond>
-void tile_stats(const void* tile, int n, float inverse_temperature, TileStats* out) {
+template <class Type, int kRaw, int kTempered>
+void tile_stats(const void* data, int n, float inverse_temperature, float second_above, TileStats* out) {
   using Element = typename Type::Element;
-  const Element* p = static_cast<const Element*>(tile);
   constexpr bool kSums = kRaw > 0 || kTempered > 0;
-  const Extremes extremes = Type::template extremes<kSecond, !kSums>(p, n);
-  out->max = extremes.nan ? __builtin_nanf("") : extremes.max;
-  out->second = extremes.second;
+  Tile<Element> tile{static_cast<const Element*>(data), n};
+  const Maximum max = Type::template maximum_of<!kSums>(tile);
+  out->max = max.nan ? __builtin_nanf("") : max.value;
+  out->second = -kInfinity;
   out->argmax = -1;
-  if (extremes.nan) return;
-  if (extremes.max == kInfinity) {  // z - max would be NaN at every +inf, so look for true ones
-    if (Type::template extremes<false, true>(p, n).nan) out->max = __builtin_nanf("");
+  if (max.nan) return;
+  if (max.value == kInfinity) {  // z - max would be NaN at every +inf, so look for true ones
+    if (Type::template maximum_of<true>(tile).nan) out->max = __builtin_nanf("");
     return;
   }
-  const bool empty = extremes.max == -kInfinity;
-  if (!empty) out->argmax = Type::find(p, n, extremes.max);
-  if constexpr (kSums) {
-    // The maximum's own 1 never enters the sums: its block is read from a copy that lacks it.
-    alignas(64) Element hole[kBlockColumns];
-    const int hole_at = empty ? -1 : out->argmax & -kBlockColumns;
-    if (!empty) {
-      __builtin_memcpy(hole, p + hole_at, sizeof(hole));
-      hole[out->argmax - hole_at] = Type::kMinusInfinity;
+  // The maximum's own 1 never enters the sums: its block is read from a copy that lacks it.
+  alignas(64) Element hole[kBlockColumns];
+  const bool empty = max.value == -kInfinity;
+  if (!empty) {
+    out->argmax = find<Type>(tile.data, n, max.value);
+    if (max.value == 0.0f && sizeof(Element) == 2) {  // compared as bits above, but -0 ties with +0
+      const int other = find<Type>(tile.data, n, -max.value);
+      out->argmax = other >= 0 && other < out->argmax ? other : out->argmax;
     }
-    const Floats max = splat(empty ? 0.0f : extremes.max);
+    tile.hole_at = out->argmax & -kBlockColumns;
+    tile.hole = hole;
+    __builtin_memcpy(hole, tile.data + tile.hole_at, sizeof(hole));
+    hole[out->argmax - tile.hole_at] = Type::kMinusInfinity;
+    if (max.value > second_above) out->second = Type::template maximum_of<false>(tile).value;
+  }
+  if constexpr (kSums) {
+    const Floats reference = splat(empty ? 0.0f : max.value);
     const ExpTable table(kExpTable);
     const ExpArgument raw(1.0f), tempered(inverse_temperature);
     Sum raw_sum, tempered_sum;
     for (int half = 0; half < 2; half += kHalvesAtOnce)
       for (int i = 0; i < n; i += kBlockColumns) {
-        const Element* block = i == hole_at ? hole : p + i;
+        const Element* block = tile.block(i);
         if (half == 0)
           for (std::size_t line = 0; line < kBlockColumns * sizeof(Element); line += 64)
-            prefetch(reinterpret_cast<const char*>(p + n + i) + line);
+            prefetch(reinterpret_cast<const char*>(tile.data + n + i) + line);
         for (int h = half; h < half + kHalvesAtOnce; ++h) {
           Floats x[2];
           Type::load_half(block + 32 * h, x[0], x[1]);
           for (int k = 0; k < 2; ++k) {
-            const Floats d = x[k] - max;
+            const Floats d = x[k] - reference;
             if constexpr (kRaw > 0) raw_sum.add<kRaw>(2 * h + k, d, raw, table);
             if constexpr (kTempered > 0) tempered_sum.add<kTempered>(2 * h + k, d, tempered, table);
           }
@@ -301,19 +310,17 @@ std::uint64_t read(const void* data, std::size_t bytes) {
 
 // Sums not asked for cost time, so there is a kernel for each choice; the portable build, which is not about speed, has
 // one kernel a type, for the shorter compilation.
-template <class Type, int kRaw, int kTempered, bool kSecond>
+template <class Type, int kRaw, int kTempered>
 constexpr cpu::TileFunction choose() {
-  if constexpr (kOneKernel) return tile_stats<Type, 2, 2, true>;
-  else return tile_stats<Type, kRaw, kTempered, kSecond>;
+  if constexpr (kOneKernel) return tile_stats<Type, 2, 2>;
+  else return tile_stats<Type, kRaw, kTempered>;
 }
 
-#define MDLM_TILE(TYPE, RAW, TEMPERED) \
-  { choose<TYPE, RAW, TEMPERED, false>(), choose<TYPE, RAW, TEMPERED, true>() }
-#define MDLM_TILES(TYPE)                                                          \
-  {                                                                               \
-    {MDLM_TILE(TYPE, 0, 0), MDLM_TILE(TYPE, 0, 1), MDLM_TILE(TYPE, 0, 2)},        \
-        {MDLM_TILE(TYPE, 1, 0), MDLM_TILE(TYPE, 1, 1), MDLM_TILE(TYPE, 1, 2)},    \
-        {MDLM_TILE(TYPE, 2, 0), MDLM_TILE(TYPE, 2, 1), MDLM_TILE(TYPE, 2, 2)},    \
+#define MDLM_TILES(TYPE)                                                   \
+  {                                                                        \
+    {choose<TYPE, 0, 0>(), choose<TYPE, 0, 1>(), choose<TYPE, 0, 2>()},    \
+        {choose<TYPE, 1, 0>(), choose<TYPE, 1, 1>(), choose<TYPE, 1, 2>()}, \
+        {choose<TYPE, 2, 0>(), choose<TYPE, 2, 1>(), choose<TYPE, 2, 2>()}, \
   }
 
 constexpr ScoreKernels make_kernels(const char* name) {

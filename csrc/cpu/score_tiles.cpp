@@ -71,7 +71,7 @@ RowScorer::Plan RowScorer::plan(const RowInputs& row) const {
   const bool shape_raw = !options_.stats_tempered, shape_tempered = options_.stats_tempered;
   // With filters, everything tempered is formed once more over what they keep.
   const bool tempered = !filtered && (sampled || options_.needs_tempered());
-  Plan plan{Sums::kNone, Sums::kNone, margin};
+  Plan plan{Sums::kNone, Sums::kNone, margin ? kMinusInfinity : -kMinusInfinity};
   if (options_.wants(kLogp) || (shape_raw && (margin || entropy)) || (tempered && !is_tempered)) plan.raw = Sums::kSum;
   if (entropy && (shape_raw || (tempered && !is_tempered))) plan.raw = Sums::kMoment;
   if (tempered && is_tempered) plan.tempered = entropy && shape_tempered ? Sums::kMoment : Sums::kSum;
@@ -79,14 +79,16 @@ RowScorer::Plan RowScorer::plan(const RowInputs& row) const {
 }
 
 TileRecord RowScorer::tile(const RowInputs& row, const void* logits, const void* guidance, std::int64_t j,
-                           ScoreScratch& scratch) const {
-  return compute(plan(row), row.unit_temperature(), logits, guidance, j, kMinusInfinity, scratch);
+                           ScoreScratch& scratch, float best_so_far) const {
+  Plan wanted = plan(row);
+  wanted.second_above = std::max(wanted.second_above, best_so_far);
+  return compute(wanted, row.unit_temperature(), logits, guidance, j, kMinusInfinity, scratch);
 }
 
 TileRecord RowScorer::partial(const RowInputs& row, const void* logits, const void* guidance, std::int64_t j,
                               ScoreScratch& scratch) const {
   const bool is_tempered = row.unit_temperature() != 1.0f, entropy = options_.wants(kEntropy);
-  Plan plan{Sums::kSum, is_tempered ? Sums::kSum : Sums::kNone, true};
+  Plan plan{Sums::kSum, is_tempered ? Sums::kSum : Sums::kNone, kMinusInfinity};
   if (entropy) (is_tempered && options_.stats_tempered ? plan.tempered : plan.raw) = Sums::kMoment;
   return compute(plan, row.unit_temperature(), logits, guidance, j, kMinusInfinity, scratch);
 }
@@ -129,8 +131,8 @@ TileRecord RowScorer::compute(const Plan& plan, float temperature, const void* l
   const float inverse_temperature = 1.0f / std::max(temperature, 1e-30f);
   const auto run = [&](const void* tile) {
     TileStats stats{};
-    kernels_->tile[static_cast<int>(dtype)][static_cast<int>(plan.raw)][static_cast<int>(plan.tempered)][plan.second](
-        tile, whole, inverse_temperature, &stats);
+    kernels_->tile[static_cast<int>(dtype)][static_cast<int>(plan.raw)][static_cast<int>(plan.tempered)](
+        tile, whole, inverse_temperature, plan.second_above, &stats);
     if (temperature == 1.0f) {
       stats.tempered_sum = stats.sum;
       stats.tempered_moment = stats.moment;

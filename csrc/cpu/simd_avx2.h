@@ -122,6 +122,7 @@ MDLM_INLINE std::uint32_t bits(WordMask mask) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(mask.a, mask.b), 0xD8);
   return static_cast<std::uint32_t>(_mm256_movemask_epi8(packed));
 }
+MDLM_INLINE WordMask any_of(WordMask x, WordMask y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 MDLM_INLINE Words select(WordMask mask, Words yes, Words no) {
   return {_mm256_blendv_epi8(no.a, yes.a, mask.a), _mm256_blendv_epi8(no.b, yes.b, mask.b)};
 }

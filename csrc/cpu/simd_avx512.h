@@ -95,6 +95,7 @@ MDLM_INLINE Words minimum(Words a, Words b) { return {_mm512_min_epi16(a.v, b.v)
 using WordMask = __mmask32;
 MDLM_INLINE WordMask equal(Words a, Words b) { return _mm512_cmpeq_epi16_mask(a.v, b.v); }
 MDLM_INLINE std::uint32_t bits(WordMask mask) { return mask; }
+MDLM_INLINE WordMask any_of(WordMask a, WordMask b) { return a | b; }
 MDLM_INLINE Words select(WordMask mask, Words yes, Words no) { return {_mm512_mask_blend_epi16(mask, no.v, yes.v)}; }
 MDLM_INLINE std::int16_t reduce_max(Words a) {
   const __m256i b = _mm256_max_epi16(_mm512_castsi512_si256(a.v), _mm512_extracti64x4_epi64(a.v, 1));

@@ -147,6 +147,9 @@ MDLM_INLINE std::uint32_t bits(WordMask mask) {
   for (int i = 0; i < 32; ++i) result |= (mask.lane[i] & 1u) << i;
   return result;
 }
+MDLM_INLINE WordMask any_of(WordMask x, WordMask y) {
+  return wordwise([&](int i) { return x.lane[i] | y.lane[i]; });
+}
 MDLM_INLINE Words select(WordMask mask, Words yes, Words no) {
   return wordwise([&](int i) { return mask.lane[i] ? yes.lane[i] : no.lane[i]; });
 }

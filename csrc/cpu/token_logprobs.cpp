@@ -56,7 +56,7 @@ TileStats logprob_tile(const void* row, DType dtype, std::int64_t width, std::in
   const void* z = allowed_tile(row, dtype, width, vocab_start, tile, ids, scratch, &columns);
   TileStats stats{-kInfinity, -kInfinity, -1, 0.0f, 0.0f, 0.0f, 0.0f};
   if (columns == 0) return stats;
-  score_kernels().tile[static_cast<int>(dtype)][0][need_entropy ? 2 : 1][0](z, columns, inverse_temperature, &stats);
+  score_kernels().tile[static_cast<int>(dtype)][0][need_entropy ? 2 : 1](z, columns, inverse_temperature, kInfinity, &stats);
   return stats;
 }
 
