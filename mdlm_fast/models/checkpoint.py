@@ -124,7 +124,7 @@ def load_into(
     """
     wanted = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()  # type: ignore[union-attr]
-    filled: set[str] = set()
+    found: set[str] = set()
     unexpected: list[str] = []
     misshaped: list[str] = []
     for path in weight_files(directory):
@@ -134,14 +134,14 @@ def load_into(
                 continue
             if name not in wanted:
                 unexpected.append(key)
-            elif tensor.shape != wanted[name]:
+                continue
+            found.add(name)
+            if tensor.shape != wanted[name]:
                 misshaped.append(f"{key} is {tuple(tensor.shape)}, the config says {tuple(wanted[name])}")
             else:
                 cast = dtype if tensor.is_floating_point() else None
                 _set_parameter(model, name, tensor.to(device=device, dtype=cast))
-                filled.add(name)
-    missing = [name for name in wanted if name not in filled and name not in tied]
-    missing = [name for name in missing if not any(name in line for line in misshaped)]
+    missing = [name for name in wanted if name not in found and name not in tied]
     refuse_faults(directory, missing=missing, unexpected=unexpected, misshaped=misshaped)
 
 

@@ -26,8 +26,8 @@ from mdlm_fast.models.wrapping import wrap
 
 BUILTIN = "builtin:"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
-# Families that transformers does not know by name; Dream's own tokenizer code is Qwen2's.
-_TOKENIZERS: dict[str, Any] = {"llada": PreTrainedTokenizerFast, "dream": Qwen2Tokenizer}
+# tokenizer.json alone says what these do; AutoTokenizer may prefer the usual class of the model's type.
+_GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def load_model(
@@ -169,10 +169,20 @@ def _tokenizer(directory: Path, fields: dict[str, Any]) -> Any:
     """The checkpoint's tokenizer, or None if it brings none."""
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         return None
-    own_class = _TOKENIZERS.get(str(fields.get("model_type", "")).lower())
     try:
-        if own_class is not None:
-            return own_class.from_pretrained(directory)
+        if str(fields.get("model_type", "")).lower() == "dream":  # its own tokenizer code is Qwen2's
+            return Qwen2Tokenizer.from_pretrained(directory)
+        if _declared_tokenizer(directory) in _GENERIC_TOKENIZERS:
+            return PreTrainedTokenizerFast.from_pretrained(directory)
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the tokenizer in {directory} cannot be read without its own code: {error}") from error
+
+
+def _declared_tokenizer(directory: Path) -> str:
+    """`tokenizer_class` of tokenizer_config.json; a bare tokenizer.json counts as generic."""
+    if not (directory / "tokenizer.json").is_file():
+        return ""
+    if not (directory / "tokenizer_config.json").is_file():
+        return _GENERIC_TOKENIZERS[0]
+    return str(checkpoint.read_json(directory / "tokenizer_config.json").get("tokenizer_class", ""))
