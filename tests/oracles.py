@@ -1,4 +1,4 @@
-"""Dense float64 oracles, one row at a time in NumPy, written from the definitions and sharing nothing with the package."""
+"""Dense float64 oracles, one row at a time in NumPy, written from the definitions alone."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class RowOracle:
             self.candidates[self.vocab_limit :] = False
         self.divisor = self.temperature if self.temperature > 0 else 1.0
         self.kept = self._filtered()
+        self._log_probs: dict[bool, np.ndarray] = {}
 
     def _filtered(self) -> np.ndarray:
         kept = self.candidates.copy()
@@ -51,6 +52,11 @@ class RowOracle:
 
     def log_probs(self, tempered: bool) -> np.ndarray:
         """log p of every id; ids outside the normaliser get the value they would have if asked anyway."""
+        if tempered not in self._log_probs:
+            self._log_probs[tempered] = self._compute_log_probs(tempered)
+        return self._log_probs[tempered]
+
+    def _compute_log_probs(self, tempered: bool) -> np.ndarray:
         y = self.z / self.divisor if tempered else self.z
         inside = self.kept if tempered else self.candidates
         if self.normalize_all:
@@ -62,8 +68,11 @@ class RowOracle:
 
     def margin(self, tempered: bool) -> float:
         inside = self.kept if tempered else self.candidates
-        p = np.sort(np.exp(self.log_probs(tempered)[inside]))[::-1]
-        return float(p[0] - (p[1] if p.size > 1 else 0.0))
+        log_p = self.log_probs(tempered)[inside]
+        if log_p.size == 1:
+            return float(np.exp(log_p[0]))
+        second, first = np.exp(np.partition(log_p, -2)[-2:])
+        return float(first - second)
 
     def entropy(self, tempered: bool) -> float:
         inside = self.kept if tempered else self.candidates

@@ -233,7 +233,7 @@ def guidance_arguments(
 
 def with_unit_stride(tensor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(tensor, rows) for kernels, which read columns with stride 1: else the selected rows alone are copied."""
-    if tensor.stride(-1) == 1 or rows.numel() == 0:
+    if tensor.stride(-1) == 1 or rows.numel() == 0 or tensor.numel() == 0:
         return tensor, rows
     copied = gather_rows(tensor, rows.clamp(min=0).long()).contiguous()
     return copied, torch.where(rows >= 0, torch.arange(rows.numel(), dtype=torch.int32, device=rows.device), -1)

@@ -31,6 +31,7 @@ def check_all(logits: torch.Tensor, temperature: float) -> None:
     z = logits.float()
     exact = oracles(logits, temperature=temperature)
     token = [oracle.greedy for oracle in exact]
+    pairs = list(zip(exact, token, strict=True))
     for stats_from in ("raw", "tempered"):
         scores = ops.score_rows(logits, temperature=temperature, sample=False, stats_from=stats_from)
         assert scores.token.tolist() == token
@@ -40,13 +41,8 @@ def check_all(logits: torch.Tensor, temperature: float) -> None:
         shape_fp32 = tempered_fp32 if tempered else raw_fp32
         rows = torch.arange(len(token))
         for name, ours, wanted, fp32 in (
-            ("logp", scores.logp, [o.log_probs(False)[t] for o, t in zip(exact, token, strict=True)], raw_fp32[rows, token]),
-            (
-                "logp_T",
-                scores.logp_T,
-                [o.log_probs(True)[t] for o, t in zip(exact, token, strict=True)],
-                tempered_fp32[rows, token],
-            ),
+            ("logp", scores.logp, [o.log_probs(False)[t] for o, t in pairs], raw_fp32[rows, token]),
+            ("logp_T", scores.logp_T, [o.log_probs(True)[t] for o, t in pairs], tempered_fp32[rows, token]),
             ("margin", scores.margin, [o.margin(tempered) for o in exact], margin_fp32(shape_fp32)),
             ("entropy", scores.entropy, [o.entropy(tempered) for o in exact], entropy_fp32(shape_fp32)),
         ):

@@ -122,8 +122,8 @@ def tile_statistics(
 
 
 def _tiled(z: Tensor) -> Tensor:
-    padding = -z.shape[1] % TILE
-    return F.pad(z, (0, padding), value=_NEG_INF).view(z.shape[0], -1, TILE)
+    tiles = -(-z.shape[1] // TILE)
+    return F.pad(z, (0, tiles * TILE - z.shape[1]), value=_NEG_INF).view(z.shape[0], tiles, TILE)
 
 
 def _statistics(z_normaliser: Tensor, z_candidates: Tensor, temperature: Tensor, tempered: bool) -> TileStatistics:

@@ -95,7 +95,8 @@ def select_commit_(
             assert values is not None
             record[b, at] = values[slots]
     count_masks(masked, masks_left, done)
-    still_masked = rows[(rows >= 0) & masked[sequence, position]] if rows.numel() else rows
+    listed = (rows >= 0).nonzero()[:, 0]
+    still_masked = rows[listed[masked[sequence[listed], position[listed]]]]
     if next_rows is not None:
         next_rows.fill_(-1)
         next_rows[: still_masked.numel()] = still_masked
