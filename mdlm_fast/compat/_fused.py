@@ -7,7 +7,7 @@ released code. Every step calls the model once, with the released arguments, eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from mdlm_fast.models import RowHead
 from mdlm_fast.models._patch import find_head
 
 TokenAndConfidence = tuple[Tensor, Tensor]
+
+#: The statistic behind each kind of confidence of Dream and MDPO; any other kind is the token's probability.
+MEASURES: dict[str, tuple[str, ...]] = {"entropy": ("entropy",), "topk_margin": ("margin",)}
 
 
 def check_special_ids(vocab_size: int, ids: Sequence[int]) -> None:
@@ -65,6 +68,8 @@ class Decoder:
         head = find_head(model)
         self._width: int | None = getattr(head, "out_features", None)
         self._given = ~self.masked if cfg_scale > 0 else None
+        #: Whether filters leave one id to many rows at temperature 0, which makes their confidences equal.
+        self.ties_are_common = temperature == 0 and (top_k is not None or (top_p is not None and top_p < 1))
         self._step = -1
         self._options: dict[str, Any] = {"normalize_over": "all", "top_k": top_k}
         self._options["top_p"] = top_p if top_p is not None and top_p < 1 else None
@@ -103,6 +108,18 @@ class Decoder:
         self.commit(rows, tokens, confidence, counts, eos_id, gamma, next_rows=following)
         self.left = [left - min(left, count) for left, count in zip(self.left, counts, strict=True)]
         return following[: sum(self.left)]
+
+    def take_as_topk(self, rows: Tensor, values: Tensor, counts: Sequence[int]) -> Tensor:
+        """Ranking f32 ``[C]`` that puts first the ``counts[b]`` of each row's ``values`` that `torch.topk` takes.
+
+        For options under which exact ties are common, so that it matters which of the equals the released code takes.
+        """
+        whole = torch.full(self.canvas.shape, -torch.inf, device=rows.device)
+        whole.view(-1)[rows] = values
+        taken = torch.zeros_like(self.masked)
+        for row, count in enumerate(counts):
+            taken[row, whole[row].topk(count).indices] = True
+        return values.masked_fill(taken.flatten()[rows], torch.inf)
 
     def replace(self, canvas: Tensor) -> None:
         """Goes on with another canvas of the same shape; its mask ids are what is masked."""
@@ -172,21 +189,22 @@ class Decoder:
         """Token, log-probability and ranking (higher first) under the tempered, filtered distribution (Dream, MDPO).
 
         ``kind``: "entropy", "topk_margin", or anything else for the log-probability. The margin is that of the two most
-        probable ids, the mask id among them, so it takes a second look at the logits.
+        probable ids and filters keep the best ids, the mask id among them; both take a second look at the logits.
         """
-        if kind == "topk_margin":
+        measure = MEASURES.get(kind, ())
+        filtered = self._options["top_k"] is not None or self._options["top_p"] is not None
+        if filtered or kind == "topk_margin":
             logits = self.row_logits(rows)
             scores = self.score_logits(logits, rows, "logp_T")
-            options = self._score_options(rows, logits.shape[-1], ("margin",), "tempered")
-            ranking = ops.score_rows(logits, **options | {"forbidden_ids": None, "sample": False}).margin
-        elif kind == "entropy":
-            scores = self.score(rows, "logp_T", "entropy", stats_from="tempered")
-            ranking = -scores.entropy if scores.entropy is not None else None
+            options = self._score_options(rows, logits.shape[-1], ("logp_T", *measure), "tempered")
+            whole = ops.score_rows(logits, **options | {"forbidden_ids": None, "sample": False})
         else:
-            scores = self.score(rows, "logp_T")
-            ranking = scores.logp_T
-        assert scores.logp_T is not None and ranking is not None
-        return scores.token, scores.logp_T, ranking
+            scores = whole = self.score(rows, "logp_T", *measure, stats_from="tempered")
+        assert scores.logp_T is not None and whole.logp_T is not None
+        logp = torch.where(scores.token == whole.token, whole.logp_T, scores.logp_T)
+        if whole.entropy is not None:
+            return scores.token, logp, -whole.entropy
+        return scores.token, logp, logp if whole.margin is None else whole.margin
 
     def _score_options(self, rows: Tensor, width: int, stats: Sequence[str], stats_from: str) -> dict[str, Any]:
         position = rows % self.length if self._positions is None else self._positions[rows]
@@ -243,7 +261,7 @@ def decode_blocks(
     model: Any,
     forward: Forward,
     canvas: Tensor,
-    blocks: Sequence[Block],
+    blocks: Iterable[Block],
     *,
     mask_id: int,
     temperature: float,
@@ -279,6 +297,9 @@ def decode_blocks(
                 tokens, confidence = _score_without(decoder, rows, never, last)
                 if random:
                     confidence = torch.rand(canvas.shape, device=canvas.device).flatten()[rows]
+                elif last:
+                    # Every predicted EOS has probability 0 here, so ties are the rule and no matter of rounding.
+                    confidence = decoder.take_as_topk(rows, confidence.exp(), counts)
             else:
                 tokens, confidence = decoder.score_or_shuffle(rows, random)
             gamma = 1.0 if gammas is None else gammas[block.first_step + index]
@@ -300,5 +321,3 @@ def _score_without(
     logp, _ = ops.token_logprobs(logits, None, scores.token)
     forgone = torch.isin(scores.token, torch.tensor(last, device=rows.device))
     return scores.token, logp.masked_fill(forgone, -torch.inf)
-
-

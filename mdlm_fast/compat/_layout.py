@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,21 +69,21 @@ def count_blocks(gen_length: int, block_length: int) -> int:
     return gen_length // block_length
 
 
-def even_blocks(canvas: Tensor, mask_id: int, gen_length: int, block_length: int, steps: int, schedule: str) -> list[Block]:
-    """Blocks of equal length with ``steps`` steps each, and a schedule over the masks each row holds in each block."""
-    prompt_length = canvas.shape[1] - gen_length
-    number = gen_length // block_length
-    masks = (canvas[:, prompt_length:] == mask_id).view(-1, number, block_length).sum(2).cpu()
-    if schedule == "uniform":
-        plan = quota_plan("uniform", masks, [steps] * number).long().view(-1, number, steps)
-    else:
-        tables = {count: maskgit_quotas(schedule, count, steps) for count in set(masks.flatten().tolist())}
-        plan = torch.tensor([[tables[count] for count in row] for row in masks.tolist()], dtype=torch.int64)
-        plan = plan.view(-1, number, steps)
-    return [
-        Block(prompt_length + index * block_length, prompt_length + (index + 1) * block_length, plan[:, index])
-        for index in range(number)
-    ]
+def even_blocks(
+    canvas: Tensor, mask_id: int, gen_length: int, block_length: int, steps: int, schedule: str = "uniform"
+) -> Iterator[Block]:
+    """Blocks of equal length with ``steps`` steps each; ``schedule`` is "uniform" or one of `maskgit_quotas`.
+
+    Each block is made when it is asked for, and its quotas come from the masks that ``canvas`` holds then.
+    """
+    for start in range(canvas.shape[1] - gen_length, canvas.shape[1], block_length):
+        masks = (canvas[:, start : start + block_length] == mask_id).sum(1, keepdim=True).cpu()
+        if schedule == "uniform":
+            quotas = quota_plan("uniform", masks, [steps]).long()
+        else:
+            rows = [maskgit_quotas(schedule, count, steps) for count in masks[:, 0].tolist()]
+            quotas = torch.tensor(rows, dtype=torch.int64).view(-1, steps)
+        yield Block(start, start + block_length, quotas)
 
 
 def ascending_blocks(batch: int, prompt_length: int, gen_length: int, block_num: int, steps: int) -> list[Block]:

@@ -7,7 +7,7 @@ of every probability, the shape and order of every random draw, `torch.topk` as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ def decode_blocks(
     logits_at: Callable[[Tensor], Tensor],
     score: Callable[[Tensor, int], tuple[Tensor, Tensor]],
     canvas: Tensor,
-    blocks: Sequence[Block],
+    blocks: Iterable[Block],
     mask_id: int,
 ) -> Tensor:
     """The loop that LLaDA, EOSER and ASS share; fills ``canvas`` in place and returns it.

@@ -247,9 +247,12 @@ def _decode_fused(
         if rows.numel() == 0 or not any(counts):
             decoder.skip()
         else:
-            tokens, _, ranking = decoder.filtered_scores(rows, options["alg"])
+            tokens, logp, ranking = decoder.filtered_scores(rows, options["alg"])
+            confidence = ranking if options["alg"] in _fused.MEASURES else logp.exp()
             if options["alg_temp"] and options["alg"] != "origin":
-                ranking = _draw_first(decoder, rows, ranking, counts, options["alg_temp"])
+                ranking = _draw_first(decoder, rows, confidence, counts, options["alg_temp"])
+            elif decoder.ties_are_common:
+                ranking = decoder.take_as_topk(rows, confidence, counts)
             decoder.commit(rows, tokens, ranking, counts)
         if hooks.tokens is not None:
             decoder.replace(hooks.on_tokens(step, decoder.canvas, seen))

@@ -8,7 +8,7 @@ ASS (ascending step size) reveals 1, 2, 4, ... tokens a step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def _ascending_gammas(steps: int, low: float, high: float) -> list[float]:
 def _decode(
     model: Any,
     canvas: Tensor,
-    blocks: Sequence[Block],
+    blocks: Iterable[Block],
     temperature: float,
     cfg_scale: float,
     remasking: str,
@@ -91,10 +91,10 @@ def _decode(
     )
 
 
-def _even(canvas: Tensor, mask_id: int, gen_length: int, block_length: int, steps: int) -> list[Block]:
+def _even(canvas: Tensor, mask_id: int, gen_length: int, block_length: int, steps: int) -> Iterator[Block]:
     number = count_blocks(gen_length, block_length)
     positive("steps", steps)
-    return even_blocks(canvas, mask_id, gen_length, block_length, max(1, steps // number), "uniform")
+    return even_blocks(canvas, mask_id, gen_length, block_length, max(1, steps // number))
 
 
 @torch.no_grad()

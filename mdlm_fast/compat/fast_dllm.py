@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ def generate(
     positive("steps", steps)
     if steps % number:
         raise ValueError(f"steps={steps} is not a multiple of the {number} blocks of gen_length={gen_length}")
-    blocks = even_blocks(canvas, mask_id, gen_length, block_length, steps // number, "uniform")
+    blocks = even_blocks(canvas, mask_id, gen_length, block_length, steps // number)
     rule = _Rule(threshold, factor)
     decode = _decode_released if released else _decode_fused
     return canvas, decode(model, canvas, blocks, mask_id, temperature, remasking == "random", rule)
@@ -89,7 +89,7 @@ class _Rule(NamedTuple):
 
 
 def _decode_fused(
-    model: Any, canvas: Tensor, blocks: Sequence[Block], mask_id: int, temperature: float, random: bool, rule: _Rule
+    model: Any, canvas: Tensor, blocks: Iterable[Block], mask_id: int, temperature: float, random: bool, rule: _Rule
 ) -> int:
     """Fills ``canvas``; returns the number of forward passes. A schedule that ends too early commits what is left."""
     decoder = _fused.Decoder(model, model, canvas, mask_id, temperature=temperature)
@@ -114,7 +114,7 @@ def _decode_fused(
 
 
 def _decode_released(
-    model: Any, canvas: Tensor, blocks: Sequence[Block], mask_id: int, temperature: float, random: bool, rule: _Rule
+    model: Any, canvas: Tensor, blocks: Iterable[Block], mask_id: int, temperature: float, random: bool, rule: _Rule
 ) -> int:
     """Fills ``canvas`` as the published loop does; returns the number of forward passes."""
     forwards = stalled = 0

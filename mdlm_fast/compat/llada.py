@@ -62,7 +62,7 @@ def generate(
         raise ValueError(f"steps={steps} is not a multiple of the {number} blocks of gen_length={gen_length}")
     if attention_mask is not None:
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(canvas), gen_length)], 1)
-    blocks = even_blocks(canvas, mask_id, gen_length, block_length, steps // number, "uniform")
+    blocks = even_blocks(canvas, mask_id, gen_length, block_length, steps // number)
 
     def forward(canvases: Tensor) -> Any:
         mask = attention_mask

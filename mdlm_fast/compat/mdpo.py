@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ class _Steps(ABC):
         """A copy of the generated part on the CPU."""
         return values[:, -self.gen_length :].clone().cpu()
 
-    def run(self, blocks: Sequence[Block], rcr: bool) -> Intermediates:
+    def run(self, blocks: Iterable[Block], rcr: bool) -> Intermediates:
         for block in blocks:
             # With remasking, step i fills the quotas of steps i.. and masks those of steps i+1.. again.
             ahead = block.quotas.flip(1).cumsum(1).flip(1)
@@ -207,15 +207,19 @@ class _Fused(_Steps):
             self.confidences.append(self.generated(confidence.to(decoder.logits_dtype)))
         candidates = masked.clone()
         candidates[:, end:] = False
-        chosen = torch.where(candidates.flatten()[rows], rows, -1)
-        decoder.commit(chosen, tokens, ranking, counts, commit_confidence=self.ranking)
+        inside = candidates.flatten()[rows]
+        if decoder.ties_are_common and not rcr and self.conf_alg != "random":
+            values = ranking if self.conf_alg in _fused.MEASURES else ranking.exp()
+            ranking = decoder.take_as_topk(rows, values.masked_fill(~inside, -torch.inf), counts)
+        rows = torch.where(inside, rows, -1)
+        decoder.commit(rows, tokens, ranking, counts, commit_confidence=self.ranking)
         self.filled |= masked & ~decoder.masked
 
     def remask(self, counts: list[int]) -> None:
         count = torch.tensor(counts, dtype=torch.int32, device=self.canvas.device)
-        ops.remask_(self.canvas, self.decoder.masked, self.ranking, self.eligible, count, self.mask_id)
+        ops.remask_(self.canvas, self.decoder.masked, self.ranking, self.eligible, count, mask_id=self.mask_id)
 
     def latest_confidence(self) -> Tensor:
-        by_itself = self.conf_alg in ("random", "entropy", "topk_margin")
-        confidence = self.ranking if by_itself else self.ranking.exp()
+        as_it_is = self.conf_alg == "random" or self.conf_alg in _fused.MEASURES
+        confidence = self.ranking if as_it_is else self.ranking.exp()
         return confidence.masked_fill(~self.filled, 0.0)
