@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
     requires_grad: bool = False,
+    tokenizer: Any = None,
+    **wrap_options: Any,
 ) -> MaskedDiffusionModel:
     """Load a masked diffusion model from a local folder, the Hugging Face hub, or this package.
 
@@ -50,9 +53,12 @@ def load_model(
         dtype: of the weights, torch dtype or its name; default: as the config or the checkpoint says.
         attn_implementation: "sdpa" (default), "eager", or another name that transformers knows.
         requires_grad: leave gradients on, for training.
+        tokenizer: used instead of the checkpoint's own.
+        wrap_options: `mask_id`, `eos_ids`, `shift`, `attention`, `block_size`, `vocab_limit` as in `wrap`, instead of
+            what the checkpoint says.
 
     Returns:
-        The model in eval mode, with its tokenizer if the checkpoint brings one.
+        The model in eval mode, with its tokenizer if the checkpoint brings one that works without its own code.
 
     Raises:
         FileNotFoundError: no such folder or file, or a missing shard.
@@ -65,7 +71,8 @@ def load_model(
     where = _device(device)
     kind = _dtype(dtype if dtype is not None else fields.get("dtype", fields.get("torch_dtype")), dtype)
     translate = TRANSLATIONS.get(str(fields.get("model_type", "")).lower())
-    tokenizer = _tokenizer(directory, fields)
+    if tokenizer is None:
+        tokenizer = _tokenizer(directory, fields)
     defaults: dict[str, Any] = {}
     if translate is not None:
         translation = translate(fields, directory)
@@ -83,7 +90,7 @@ def load_model(
     model.requires_grad_(requires_grad)
     known = ("mask_id", "eos_ids", "shift", "attention", "block_size", "vocab_limit")
     defaults.update({name: settings.pop(name) for name in known if name in settings})
-    return wrap(model.eval(), tokenizer, settings=settings, **defaults)
+    return wrap(model.eval(), tokenizer, settings=settings, **(defaults | wrap_options))
 
 
 def _locate(path_or_id: str | os.PathLike[str]) -> Path:
@@ -166,7 +173,7 @@ def _load_native(
 
 
 def _tokenizer(directory: Path, fields: dict[str, Any]) -> Any:
-    """The checkpoint's tokenizer, or None if it brings none."""
+    """The checkpoint's tokenizer; None if it brings none, and with a warning if it cannot be read."""
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
@@ -175,8 +182,15 @@ def _tokenizer(directory: Path, fields: dict[str, Any]) -> Any:
         if _declared_tokenizer(directory) in _GENERIC_TOKENIZERS:
             return PreTrainedTokenizerFast.from_pretrained(directory)
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the tokenizer in {directory} cannot be read without its own code: {error}") from error
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        warnings.warn(
+            f"the tokenizer in {directory} cannot be read ({reason}); the model is loaded without one, so it takes and "
+            "gives ids only. Pass tokenizer= to load_model if you have one",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
 
 
 def _declared_tokenizer(directory: Path) -> str:
