@@ -1,4 +1,4 @@
-"""A decoder written out in plain Python and float64, one row at a time, and a model whose logits are a hash of the canvas.
+"""A decoder in plain Python and float64, one row at a time, and a model whose logits are a hash of the canvas.
 
 It shares nothing with the package but the random numbers and the schedules, which have oracles of their own.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_fast import ops
 from mdlm_fast.config import DecodeConfig
-from mdlm_fast.rng import uniform
+from mdlm_fast.rng import STREAMS, philox4x32
 from mdlm_fast.schedules import dream_transfer_probabilities, schedule_table
 
 VOCAB, MASK, EOS = 23, 22, 1
@@ -29,6 +29,11 @@ def hash_logits(canvas: Tensor, real: Tensor | None = None, scale: float = 7.0) 
     angle = digest[:, None, None] * 0.0137 + position[:, :, None] * 12.9898 + token * 78.233
     noise = torch.frac(torch.sin(angle) * 43758.5453).abs()
     return (scale * noise).float()
+
+
+def uniform(seed: int, position: int, step: int, stream: str) -> float:
+    r0, r1, _, _ = philox4x32((position, step, STREAMS[stream], 0), (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+    return ((((r0 >> 6) << 26) | (r1 >> 6)) + 0.5) * 2.0**-52
 
 
 class HashScorer:
@@ -62,6 +67,28 @@ class HashScorer:
 
     def row_logits(self, input_ids, rows, *, attention_mask=None):
         return self._run(input_ids, attention_mask, rows)[rows.long()]
+
+
+class TableScorer(HashScorer):
+    """The same logits [L, V] for every canvas."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = table
+
+    def _run(self, input_ids: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+        super()._run(input_ids, mask, rows)
+        return self.table.expand(input_ids.shape[0], -1, -1).flatten(0, 1)
+
+
+def table_of(probabilities: list[float], tokens: list[int]) -> Tensor:
+    """Logits [L, V] whose best token at position l is tokens[l], with this probability over the ids but the mask."""
+    table = torch.empty(len(tokens), VOCAB, dtype=torch.float64)
+    for at, (p, token) in enumerate(zip(probabilities, tokens, strict=True)):
+        table[at] = math.log((1 - p) / (VOCAB - 2))
+        table[at, token] = math.log(p)
+        table[at, MASK] = -1e4
+    return table.float()
 
 
 @dataclass
@@ -125,7 +152,7 @@ def score(z: list[float], config: DecodeConfig, temperature: float, seed: int, p
         tempered = _log_softmax(kept)
     if temperature > 0:
         weights = {i: math.exp(v) for i, v in _log_softmax(kept).items()}
-        u = float(uniform(torch.tensor(seed), position, step, "token"))
+        u = uniform(seed, position, step, "token")
         mass, token = 0.0, -1
         for i in sorted(weights):
             mass += weights[i]
@@ -178,7 +205,7 @@ class NaiveDecoder:
     def confidence(self, s: Score, position: int, step: int) -> float:
         kind = self.config.confidence
         if kind == "random":
-            return float(uniform(torch.tensor(self.seed), position, step, "random_confidence"))
+            return uniform(self.seed, position, step, "random_confidence")
         if kind == "margin":
             return s.margin
         if kind == "neg_entropy":
@@ -211,12 +238,15 @@ class NaiveDecoder:
         """Positions to commit. ranked: (ranking, position, score, confidence)."""
         c = self.config
         if c.alg_temp:
+
             def key(r):
-                u = float(uniform(torch.tensor(self.seed), r[1], step, "position_choice"))
+                u = uniform(self.seed, r[1], step, "position_choice")
                 return (-(r[0] / c.alg_temp - math.log(-math.log(u))), r[1])
         else:
+
             def key(r):
                 return (-r[0], r[1])
+
         if c.select == "entropy_bound":
             order = sorted(ranked, key=lambda r: (r[2].entropy, r[1]))
         else:
@@ -224,10 +254,7 @@ class NaiveDecoder:
         if c.select == "quota":
             return order[:quota]
         if c.select == "origin":
-            return [
-                r for r in order
-                if float(uniform(torch.tensor(self.seed), r[1], step, "position_choice")) < probability
-            ]
+            return [r for r in order if uniform(self.seed, r[1], step, "position_choice") < probability]
         tau = c.threshold
         if tau is not None and c.confidence == "prob":
             tau = math.log(tau) if tau > 0 else -math.inf
@@ -266,7 +293,8 @@ class NaiveDecoder:
             self.running[p] = best
         if remask:
             scope = [
-                p for p in self.eligible - self.masked
+                p
+                for p in self.eligible - self.masked
                 if self.block[p] == block or (rcr.scope == "canvas" and self.block[p] <= block)
             ]
             for p in sorted(scope, key=lambda p: (self.running[p], -p))[:remask]:
@@ -288,9 +316,8 @@ class NaiveDecoder:
                         if any(self.block[p] == block for p in self.masked):
                             p = float(dream_transfer_probabilities(steps)[i])
                             self.one_step(block, first + i, i, 0, p, 0)
-                    elif c.remasking or table[i]:
-                        if present:
-                            self.one_step(block, first + i, i, table[i], 0.0, sum(table[i + 1 :]) if c.remasking else 0)
+                    elif present and (c.remasking or table[i]):
+                        self.one_step(block, first + i, i, table[i], 0.0, sum(table[i + 1 :]) if c.remasking else 0)
                 first += steps
             else:
                 i = 0

@@ -1,4 +1,4 @@
-"""`generate` against a plain Python decoder: tokens, commit steps, log-probs and every state, over rules and layouts."""
+"""`generate` against a plain Python decoder: tokens, commit steps, log-probs and every state."""
 
 import itertools
 
@@ -80,19 +80,22 @@ def test_schedules_and_block_layouts(schedule: str) -> None:
         check(prompts(generator, 3, 5, holes), config, side)
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("confidence", ["prob", "margin", "neg_entropy", "random"])
+THRESHOLDS = {"prob": 0.3, "margin": 0.1, "neg_entropy": -1.6}
+
+
+@pytest.mark.parametrize(
+    ("rule", "confidence"),
+    [
+        *itertools.product(("quota", "origin"), ("prob", "margin", "neg_entropy", "random")),
+        *itertools.product(("threshold", "quota_threshold"), THRESHOLDS),
+        ("factor", "prob"),
+        ("entropy_bound", "neg_entropy"),
+    ],
+)
 def test_rules_and_confidences(rule: str, confidence: str) -> None:
     values = dict(RULES[rule])
-    if rule in ("factor", "entropy_bound") and confidence not in ("prob", "neg_entropy"):
-        confidence = "prob" if rule == "factor" else "neg_entropy"
-    if rule in ("threshold", "quota_threshold"):
-        confidence = "prob" if confidence == "random" else confidence
-        values["threshold"] = {"prob": 0.3, "margin": 0.1, "neg_entropy": -1.6}[confidence]
-    if rule == "factor":
-        confidence = "prob"
-    if rule == "entropy_bound":
-        confidence = "neg_entropy"
+    if "threshold" in values:
+        values["threshold"] = THRESHOLDS[confidence]
     generator = torch.Generator().manual_seed(5)
     for case, (origin, temperature, block_length) in enumerate(
         itertools.product(("raw", "tempered"), (0.0, 0.8), (12, 5))
@@ -129,7 +132,10 @@ def test_eoser(confidence: str, schedule: str, index: str) -> None:
             seed=4,
         )
         check(prompts(generator, 4, 4), config)
-    check(prompts(generator, 2, 4), config.replace(select="quota_threshold", threshold=0.2 if confidence == "prob" else -9))
+    check(
+        prompts(generator, 2, 4),
+        config.replace(select="quota_threshold", threshold=0.2 if confidence == "prob" else -9),
+    )
 
 
 @pytest.mark.parametrize("running", ["last", "max"])
