@@ -46,17 +46,22 @@ $(VENV)/.created:
 # torch first and by its exact version: with another version missing from the index at hand, anything that depends on
 # torch would pull the newest CUDA build.
 $(VENV)/.torch: $(VENV)/.created
-	$(BIN)/pip install -q -c constraints.txt "$(TORCH)" setuptools wheel ninja
+	@echo "Installing $(TORCH) into $(VENV) ..."
+	@$(BIN)/pip install -q -c constraints.txt "$(TORCH)" setuptools wheel ninja
 	@touch $@
 
 # Pure Python here; the extension is compiled below, incrementally.
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py constraints.txt
-	MDLM_FAST_BUILD=skip $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test]"
+	@echo "Installing mdlm-fast and what its tests need ..."
+	@MDLM_FAST_BUILD=skip $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test]"
 	@touch $@
 
 build/.compiled: $(VENV)/.installed $(NATIVE)
 	@mkdir -p build
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace
+	@echo "Compiling the kernels (a minute or two the first time; log in build/compile.log) ..."
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace > build/compile.log 2>&1 || \
+	  { cat build/compile.log; exit 1; }
+	@grep '^mdlm-fast: ' build/compile.log || true
 	@touch $@
 
 # A second build of the whole package in build/sanitize, found before the checkout through PYTHONPATH. Python is not
@@ -64,8 +69,10 @@ build/.compiled: $(VENV)/.installed $(NATIVE)
 # Python's own leaks are not looked for.
 SANITIZE_LIB := $(abspath build/sanitize/lib)
 sanitize: build/.compiled
-	PATH="$(abspath $(BIN)):$$PATH" MDLM_FAST_BUILD=require MDLM_FAST_SANITIZE=address,undefined $(BIN)/python setup.py -q \
-	  build --build-base build/sanitize --build-lib $(SANITIZE_LIB) --build-temp build/sanitize/objects
+	@echo "Compiling the kernels with sanitizers (log in build/sanitize.log) ..."
+	@PATH="$(abspath $(BIN)):$$PATH" MDLM_FAST_BUILD=require MDLM_FAST_SANITIZE=address,undefined \
+	  $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib $(SANITIZE_LIB) \
+	  --build-temp build/sanitize/objects > build/sanitize.log 2>&1 || { cat build/sanitize.log; exit 1; }
 	cd build && PYTHONPATH=$(SANITIZE_LIB) $(abspath $(BIN))/python -c 'import mdlm_fast; assert mdlm_fast.__file__.startswith("$(SANITIZE_LIB)")'
 	PYTHONPATH=$(SANITIZE_LIB) MDLM_FAST_BACKEND=cpp OMP_NUM_THREADS=2 \
 	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
