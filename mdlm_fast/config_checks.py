@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mdlm_fast.schedules import parse_schedule
+from mdlm_fast.schedules import ass_layout, ass_steps, parse_schedule
 
 if TYPE_CHECKING:
     from mdlm_fast.config import DecodeConfig
@@ -101,7 +101,8 @@ def _check_ascending(config: DecodeConfig) -> None:
         raise ValueError(
             f"block_length={config.block_length}: schedule='ass' sets its block sizes; give num_blocks instead"
         )
-    steps = max(1, config.gen_length.bit_length() - 1)
+    steps = ass_steps(config.gen_length)
+    ass_layout(config.gen_length, config.num_blocks or 1)
     if config.steps not in (None, steps):
         raise ValueError(
             f"steps={config.steps}: schedule='ass' takes floor(log2(gen_length)) = {steps} steps for "

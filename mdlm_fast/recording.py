@@ -92,5 +92,6 @@ class StepRecorder:
             bits = pack_bits(self.masked[rows, :steps])
             events = Events(start, self.token[rows, :steps], self.logp[rows, :steps], bits)
         if self.predicted is not None and self.confidence is not None:
-            predictions = Predictions(start, self.predicted[rows, :steps], self.confidence[rows, :steps])
+            # Its own tensor: safetensors refuses two entries that share memory.
+            predictions = Predictions(start.clone(), self.predicted[rows, :steps], self.confidence[rows, :steps])
         return events, predictions

@@ -431,5 +431,5 @@ def test_models_without_ids_they_need() -> None:
 def test_nan_logits_are_an_error() -> None:
     table = torch.zeros(4, VOCAB)
     table[2, 5] = torch.nan
-    with pytest.raises(ValueError, match="logits 2 .*NaN"):
+    with pytest.raises(ValueError, match=r"logits 2 .*NaN"):
         mf.generate(TableScorer(table), EMPTY, gen_length=4, steps=2)
