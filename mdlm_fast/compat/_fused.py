@@ -1,7 +1,7 @@
 """The drop-ins' fast path: released rules on fused ops.
 
-Only rows that can be chosen (or that the released function returns) meet the LM head, one op turns each into a token and
-its confidence, and one op ranks and commits. The mask id is never committed but stays in the normaliser, as in the
+Only rows that can be chosen (or that the released function returns) meet the LM head, one op turns each into a token
+and its confidence, and one op ranks and commits. The mask id is never committed but stays in the normaliser, as in the
 released code. Every step calls the model once, with the released arguments, even a step whose quota is zero.
 """
 
@@ -179,9 +179,7 @@ class Decoder:
         conditional, unconditional = logits.float().chunk(2)
         return (self.cfg_scale + 1) * conditional - self.cfg_scale * unconditional
 
-    def score_logits(
-        self, logits: Tensor, rows: Tensor, *stats: str, stats_from: str = "raw"
-    ) -> ops.RowScores:
+    def score_logits(self, logits: Tensor, rows: Tensor, *stats: str, stats_from: str = "raw") -> ops.RowScores:
         """Scores what `row_logits` gave for ``rows``."""
         return ops.score_rows(logits, **self._score_options(rows, logits.shape[-1], stats, stats_from))
 
@@ -227,12 +225,13 @@ class Decoder:
         counts: Sequence[int],
         eos_id: int | None = None,
         gamma: float = 1.0,
-        **buffers: Tensor,
+        commit_confidence: Tensor | None = None,
+        next_rows: Tensor | None = None,
     ) -> None:
         """Commits the ``counts[b]`` most confident tokens of each row b; ties go to the lower position.
 
         rows: -1 is no candidate. confidence: f32 ``[C]``, higher first. With ``eos_id``, log gamma is added where the
-        token is EOS. buffers: outputs of `ops.select_commit_`.
+        token is EOS. commit_confidence, next_rows: outputs of `ops.select_commit_`.
         """
         if eos_id is not None:
             discount: dict[str, Any] = {
@@ -252,8 +251,9 @@ class Decoder:
             quota=quota,
             rule="quota",
             step=self._step,
+            commit_confidence=commit_confidence,
+            next_rows=next_rows,
             **discount,
-            **buffers,
         )
 
 
@@ -307,9 +307,7 @@ def decode_blocks(
     return canvas
 
 
-def _score_without(
-    decoder: Decoder, rows: Tensor, never: Sequence[int], last: Sequence[int]
-) -> TokenAndConfidence:
+def _score_without(decoder: Decoder, rows: Tensor, never: Sequence[int], last: Sequence[int]) -> TokenAndConfidence:
     logits = decoder.row_logits(rows)
     check_special_ids(logits.shape[-1], (*never, *last))
     logits[:, list(never)] = -torch.inf

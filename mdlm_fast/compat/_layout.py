@@ -86,7 +86,7 @@ def even_blocks(
         yield Block(start, start + block_length, quotas)
 
 
-def ascending_blocks(batch: int, prompt_length: int, gen_length: int, block_num: int, steps: int) -> list[Block]:
+def ascending_blocks(prompt: Tensor, gen_length: int, block_num: int, steps: int) -> list[Block]:
     """Blocks of the ascending schedule (ASS); its step index counts through all blocks."""
     positive("block_num", block_num)
     if gen_length < 2 or steps != ass_steps(gen_length):
@@ -95,7 +95,8 @@ def ascending_blocks(batch: int, prompt_length: int, gen_length: int, block_num:
             f"steps={steps} with gen_length={gen_length}: the ascending schedule needs gen_length >= 2 and "
             f"steps = floor(log2(gen_length)) = {wanted}"
         )
-    blocks, start, first = [], prompt_length, 0
+    batch, start = prompt.shape
+    blocks, first = [], 0
     for size, block_steps in ass_layout(gen_length, block_num):
         quotas = quota_plan("ass", torch.full((batch, 1), size), [block_steps]).long()
         blocks.append(Block(start, start + size, quotas, first))

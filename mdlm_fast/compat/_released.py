@@ -45,7 +45,7 @@ def guided_logits(forward: Forward, canvas: Tensor, given: Tensor, mask_id: int,
 
 
 def gumbel_scores(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
-    """What the argmax is taken of: the logits themselves at T = 0, else exp(z) / (-log u)^T with u drawn in ``dtype``."""
+    """What the argmax is taken of: the logits at T = 0, else exp(z) / (-log u)^T with u drawn in ``dtype``."""
     if temperature == 0:
         return logits
     logits = logits.to(dtype)
@@ -100,7 +100,7 @@ def draw(probabilities: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def distribution_confidence(probabilities: Tensor, kind: str, otherwise: Tensor) -> Tensor:
-    """Negative entropy ("entropy") or the gap of the two best ("topk_margin"), ``[..., V] -> [...]``, or ``otherwise``."""
+    """Negative entropy ("entropy"), the gap of the two best ("topk_margin") or ``otherwise``; ``[..., V] -> [...]``."""
     if kind == "entropy":
         return (probabilities * torch.log(probabilities + 1e-10)).sum(-1)
     if kind == "topk_margin":
@@ -126,8 +126,8 @@ def decode_blocks(
 ) -> Tensor:
     """The loop that LLaDA, EOSER and ASS share; fills ``canvas`` in place and returns it.
 
-    ``logits_at(canvas)`` gives the (guided) logits; ``score(logits, step)`` gives every position's token and confidence,
-    where ``step`` counts from the block's ``first_step``. Masks left of the block are candidates too.
+    ``logits_at(canvas)`` gives the (guided) logits; ``score(logits, step)`` gives every position's token and
+    confidence, where ``step`` counts from the block's ``first_step``. Masks left of the block are candidates too.
     """
     for block in blocks:
         for index, counts in enumerate(block.quotas.T.tolist()):

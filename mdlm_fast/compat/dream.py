@@ -58,8 +58,8 @@ def diffusion_generate(
 
     Args:
         model: called as ``model(canvas, attention_mask, position_ids)``. Without padding that is ``(canvas, "full",
-            None)``, as Dream's own class wants; transformers' classes, which know no "full", get None. With padding it is
-            a bool mask ``[B, 1, L, L]`` and positions that count real tokens.
+            None)``, as Dream's own class wants; transformers' classes, which know no "full", get None. With padding it
+            is a bool mask ``[B, 1, L, L]`` and positions that count real tokens.
         inputs: integer ids ``[B, P]``.
         generation_config: an object with any of the attributes below; a keyword wins over it. ``mask_token_id`` is also
             looked for in ``model.generation_config`` and ``model.config``.
@@ -67,9 +67,9 @@ def diffusion_generate(
             (512); ``eps`` (1e-3, the last time); ``alg`` "origin" (each masked position independently), "maskgit_plus"
             (probability), "topk_margin" or "entropy"; ``alg_temp`` (above 0: positions are drawn, not ranked);
             ``temperature``, ``top_p``, ``top_k``; ``num_return_sequences``; ``return_dict_in_generate``;
-            ``output_history``; ``mask_token_id``; ``generation_tokens_hook_func(step, canvas, logits) -> canvas``, called
-            once before the first step with step and logits None; ``generation_logits_hook_func(step, canvas, logits) ->
-            logits``. Hooks see the shifted logits ``[B, L, V]``, so with one the full logits are computed.
+            ``output_history``; ``mask_token_id``; ``generation_tokens_hook_func(step, canvas, logits) -> canvas``,
+            called once before the first step with step and logits None; ``generation_logits_hook_func(step, canvas,
+            logits) -> logits``. Hooks see the shifted logits ``[B, L, V]``, so with one the full logits are computed.
         released: reproduce the published program to the last tie instead of running the fused path. There every row
             of a batch commits the batch's mean, and a row with fewer masks has tokens masked again; the fused path
             counts each row by itself.
@@ -184,7 +184,9 @@ def _decode_released(
             transferred = torch.rand(int(masked.sum()), device=device_of(model, canvas)) < share
             scored = masked.clone()
             scored[masked] = transferred
-        probabilities = _released.filtered_probabilities(logits[scored], temperature, options["top_p"], options["top_k"])
+        probabilities = _released.filtered_probabilities(
+            logits[scored], temperature, options["top_p"], options["top_k"]
+        )
         confidence, tokens = _released.draw(probabilities, temperature)
         predicted = torch.full_like(canvas, mask_id)
         predicted[scored] = tokens
@@ -237,7 +239,7 @@ def _decode_fused(
         top_k=options["top_k"],
         top_p=options["top_p"],
     )
-    for step, share in enumerate(_transfer(options, canvas.device)):  # noqa: B007 (forward_with_hooks reads `step`)
+    for step, share in enumerate(_transfer(options, canvas.device)):
         rows = decoder.open_block(decoder.length)
         if options["alg"] == "origin":
             rows = rows[torch.rand(rows.shape, device=rows.device) < share]
@@ -261,9 +263,7 @@ def _decode_fused(
     return decoder.canvas
 
 
-def _draw_first(
-    decoder: _fused.Decoder, rows: Tensor, ranking: Tensor, counts: list[int], alg_temp: float
-) -> Tensor:
+def _draw_first(decoder: _fused.Decoder, rows: Tensor, ranking: Tensor, counts: list[int], alg_temp: float) -> Tensor:
     """Ranking in which ``counts[b]`` positions of row b, drawn by softmax(ranking / alg_temp), come before all others.
 
     torch's generator is used in the released shape and order. A draw can run out of positions whose probability has not

@@ -189,7 +189,7 @@ def ass_generate(
         int64 ``[B, P + gen_length]``.
     """
     canvas = make_canvas(prompt, gen_length, mask_id, prompt.device)
-    blocks = ascending_blocks(*prompt.shape, gen_length, block_num, steps)
+    blocks = ascending_blocks(prompt, gen_length, block_num, steps)
     return _decode(model, canvas, blocks, temperature, cfg_scale, remasking, mask_id, released)
 
 
@@ -217,6 +217,6 @@ def eoser_ass_generate(
         int64 ``[B, P + gen_length]``.
     """
     canvas = make_canvas(prompt, gen_length, mask_id, prompt.device)
-    blocks = ascending_blocks(*prompt.shape, gen_length, block_num, steps)
+    blocks = ascending_blocks(prompt, gen_length, block_num, steps)
     gammas = _ascending_gammas(steps, eos_min_gamma, eos_max_gamma)
     return _decode(model, canvas, blocks, temperature, cfg_scale, remasking, mask_id, released, tokenizer, gammas)

@@ -41,8 +41,8 @@ def generate(
         remasking: "low_confidence" or "random".
         threshold: commit every token whose confidence is at least this, and always the best one.
         factor: instead, walk the ranks r = 1, 2, ... and stop at the first whose confidence is below
-            1 - factor / (r + 1); rank 1 always passes. Where only the last rank is rejected, the released code commits it
-            too, and so does this one. Wins over ``threshold``.
+            1 - factor / (r + 1); rank 1 always passes. Where only the last rank is rejected, the released code commits
+            it too, and so does this one. Wins over ``threshold``.
         released: reproduce the published program to the last tie instead of running the fused path.
 
     Returns:
@@ -80,7 +80,8 @@ class _Rule(NamedTuple):
         if candidates == 0:
             return 0
         if self.factor is None:
-            return max(1, int((~(confidence < self.threshold)).sum()))
+            threshold = -torch.inf if self.threshold is None else self.threshold
+            return max(1, int((~(confidence < threshold)).sum()))
         ranks = torch.arange(1, candidates + 1, dtype=torch.float64, device=confidence.device)
         rejected = confidence.double() < 1 - self.factor / (ranks + 1)
         rejected[0] = False

@@ -175,9 +175,7 @@ class _Released(_Steps):
 
 
 class _Fused(_Steps):
-    def __init__(
-        self, canvas: Tensor, mask_id: int, gen_length: int, decoder: _fused.Decoder, conf_alg: str
-    ) -> None:
+    def __init__(self, canvas: Tensor, mask_id: int, gen_length: int, decoder: _fused.Decoder, conf_alg: str) -> None:
         super().__init__(canvas, mask_id, gen_length)
         self.decoder, self.conf_alg = decoder, conf_alg
         self.eligible = decoder.masked.clone()
