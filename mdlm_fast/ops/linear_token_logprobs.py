@@ -69,7 +69,7 @@ def _run(
     vocab_limit: int,
     need_entropy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check_target_values(_OP, hidden, weight.shape[0], rows, targets, temperature, forbidden_ids)
+    check_target_values(_OP, hidden, weight.shape[0], rows, targets, temperature, forbidden_ids, vocab_limit)
     kernel_hidden, kernel_rows = arguments.with_unit_stride(hidden, rows)
     outputs = call(
         _OP,
@@ -164,7 +164,7 @@ def _backward(
     grads: list[Tensor | None] = [None, None, None]
     if grad_logp is not None or grad_entropy is not None:
         computed = _linear_token_logprobs_backward(
-            torch.zeros_like(lse) if grad_logp is None else grad_logp,
+            torch.zeros_like(lse, dtype=torch.float32) if grad_logp is None else grad_logp,
             grad_entropy,
             hidden,
             weight,

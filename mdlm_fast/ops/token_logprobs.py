@@ -44,10 +44,11 @@ def token_logprobs(
         entropy_grad: let gradients flow through the entropy.
 
     Returns:
-        (logp f32 [N], entropy f32 [N]) in nats. Padding: (-inf, 0). A forbidden target has logp -inf and no gradient.
+        (logp f32 [N], entropy f32 [N]) in nats. Padding: (-inf, 0), no gradient.
 
     Raises:
-        ValueError: wrong shapes, devices or values; on CPU also a row that holds NaN or +inf or has no candidate left.
+        ValueError: wrong shapes, devices or values; on CPU also a target that is forbidden, or a row that holds
+            NaN or +inf or has no candidate left. (Elsewhere a forbidden target has logp -inf and no gradient.)
         TypeError: wrong dtypes.
     """
     checks.check_leading(_OP, "logits", logits)
@@ -82,15 +83,32 @@ def target_arguments(
 
 
 def check_target_values(
-    op: str, like: Tensor, vocab_size: int, rows: Tensor, targets: Tensor, temperature: Tensor, forbidden: Tensor | None
+    op: str,
+    like: Tensor,
+    vocab_size: int,
+    rows: Tensor,
+    targets: Tensor,
+    temperature: Tensor,
+    forbidden: Tensor | None,
+    vocab_limit: int,
 ) -> None:
     """Value checks of both log-prob ops (CPU only)."""
     if rows.device.type != "cpu":
         return
     checks.check_range(op, "rows", rows, -1, like.shape[:-1].numel())
-    checks.check_range(op, "targets", torch.where(rows >= 0, targets, 0), 0, vocab_size)
+    checks.check_range(op, "targets", targets.masked_fill(rows < 0, 0), 0, vocab_size)
     checks.check_range(op, "forbidden_ids", forbidden, 0, vocab_size)
     checks.check_temperature(op, temperature, positive=True)
+    outside = targets >= vocab_limit
+    if forbidden is not None:
+        outside |= torch.isin(targets, forbidden)
+    outside &= rows >= 0
+    if outside.any():
+        at = int(outside.nonzero()[0])
+        raise ValueError(
+            f"{op}: targets[{at}] = {int(targets[at])} is in forbidden_ids or not below vocab_limit={vocab_limit}; "
+            "its log-probability is -inf"
+        )
 
 
 def _run(
@@ -102,7 +120,7 @@ def _run(
     vocab_limit: int,
     need_entropy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check_target_values(_OP, logits, logits.shape[-1], rows, targets, temperature, forbidden_ids)
+    check_target_values(_OP, logits, logits.shape[-1], rows, targets, temperature, forbidden_ids, vocab_limit)
     logits, kernel_rows = arguments.with_unit_stride(logits, rows)
     outputs = call(_OP, logits, logits, kernel_rows, targets, temperature, forbidden_ids, vocab_limit, need_entropy)
     checks.check_normaliser(_OP, outputs[2], rows)
@@ -116,7 +134,8 @@ def _fake(logits: Tensor, rows: Tensor, *rest: object) -> tuple[Tensor, Tensor, 
 def fake_logprobs(rows: Tensor, need_entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes of the outputs of a log-prob op."""
     per_row = rows.new_empty(rows.shape, dtype=torch.float32)
-    return per_row, per_row.new_empty(rows.shape if need_entropy else (0,)), torch.empty_like(per_row)
+    lse = torch.empty_like(per_row, dtype=torch.float64)
+    return per_row, per_row.new_empty(rows.shape if need_entropy else (0,)), lse
 
 
 def _run_backward(
@@ -176,7 +195,7 @@ def _backward(
     grad = None
     if grad_logp is not None or grad_entropy is not None:
         grad = _token_logprobs_backward(
-            torch.zeros_like(lse) if grad_logp is None else grad_logp,
+            torch.zeros_like(lse, dtype=torch.float32) if grad_logp is None else grad_logp,
             grad_entropy,
             logits,
             rows,

@@ -4,7 +4,8 @@ With y = z / T, p = softmax(y) over the allowed ids, M = max y at k, r = sum ove
 
     logp_i = (y_t - M) - log1p(r)          lse = M + log1p(r)          H = log1p(r) - t / (1 + r)
 
-Gradients, from y and lse alone (nothing of size [N, V] is kept between the passes), g = dL/dlogp, h = dL/dH:
+Gradients, from y and lse alone (nothing of size [N, V] is kept between the passes), g = dL/dlogp, h = dL/dH; y - lse
+is formed in fp64, where it keeps the digits of a confident row:
 
     dL/dz_v = (g (1[v = target] - p_v) - h p_v (log p_v + H)) / T,         p_v = exp(y_v - lse)
 
@@ -191,8 +192,8 @@ def _gradient_chunks(
     width = max(TILE, _CHUNK // max(1, index.numel()) // TILE * TILE)
     for low in range(0, source.width, width):
         high = min(low + width, source.width)
-        y = source.columns(low, high) / t
-        log_p = (torch.where(allowed[low:high], y, _NEG_INF) - lse[index, None]).float()
+        z = torch.where(allowed[low:high], source.columns(low, high), _NEG_INF)
+        log_p = (z.double() / t.double() - lse[index, None]).float()
         p = log_p.exp()
         grad = -g * p
         if h is not None:
