@@ -1,6 +1,6 @@
 """Masked LMs that others trained, from PyPI packages, decode as their authors say.
 
-sapiens 1.0.5 (MIT, Merck): human antibodies, one token an amino acid, trained with fairseq; doi 10.1080/19420862.2021.2020203.
+sapiens 1.0.5 (MIT, Merck): human antibodies, one token an amino acid, with fairseq; doi 10.1080/19420862.2021.2020203.
 rxnmapper 0.4.3 (MIT, IBM): chemical reactions as SMILES; doi 10.1126/sciadv.abe4166.
 """
 
@@ -23,7 +23,10 @@ from mdlm_fast.models import MaskedDiffusionModel, load_model, save_model, wrap
 
 ALPHABET = ["<s>", "<pad>", "</s>", "<unk>", *"ACDEFGHIKLMNPQRSTVWY", "<mask>"]
 MASK = ALPHABET.index("<mask>")
-HEAVY_MASKED = "**QLV*SGVEVKKPGASVKVSCKASGYTFTNYYMYWVRQAPGQGLEWMGGINPSNGGTNFNEKFKNRVTLTTDSSTTTAYMELKSLQFDDTAVYYCARRDYRFDMGFDYWGQGTTVTVSS"
+HEAVY_MASKED = (
+    "**QLV*SGVEVKKPGASVKVSCKASGYTFTNYYMYWVRQAPGQGLEWMGGINPSNGGTNFNEKFKNRVTLTTDSSTTTAYMELKSLQFDDTA"
+    "VYYCARRDYRFDMGFDYWGQGTTVTVSS"
+)
 HEAVY = "QVQLVQ" + HEAVY_MASKED[6:]
 SMILES = r"(\[[^\]]+]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\(|\)|\.|=|#|-|\+|\\|\/|:|~|@|\?|>>?|\*|\$|\%[0-9]{2}|[0-9])"
 
