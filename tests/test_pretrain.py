@@ -117,6 +117,17 @@ def test_sudoku_examples() -> None:
     assert blanks.min() == 4 and blanks.max() == 12
 
 
+def test_a_share_of_late_sudoku_answers_copies_the_puzzle() -> None:
+    prompts, answers = data.sudoku_batch(np.random.default_rng(5), 1000, data.sudoku_grids(), NONE, copies=0.44)
+    copied = (answers[:, :16] == prompts[:, 1:17]).all(1)
+    assert 0.39 < copied.mean() < 0.49
+    assert all(sudoku_correct(decode(p), decode(a)) for p, a in zip(prompts[~copied], answers[~copied], strict=True))
+    stream = PuzzleData(PretrainConfig(sudoku_batch=300, countdown_batch=1))
+    for step, share in ((data.COPY_FROM_STEP - 1, 0.0), (data.COPY_FROM_STEP, 0.44)):
+        _, (puzzle, answer, _) = stream.batches(step)
+        assert (answer[:, :16] == puzzle[:, 1:17]).all(1).mean() == pytest.approx(share, abs=0.08)
+
+
 def test_masks_cover_every_count_and_ignore_the_answer() -> None:
     masked = data.mask_answers(np.random.default_rng(0), 4000)
     assert masked.shape == (4000, data.GEN_LENGTH)

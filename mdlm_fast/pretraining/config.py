@@ -30,7 +30,7 @@ class PretrainConfig:
     num_heads: int = 4
     countdown_batch: int = 256
     sudoku_batch: int = 64
-    steps: int = 4000
+    steps: int = 1800
     warmup: int = 100
     decay_share: float = 0.3
     muon_lr: float = 0.01

@@ -7,6 +7,10 @@ Countdown examples come in two kinds, as instruction data does: *worked* answers
 one of three ways and ended early. Guesses do not depend on the target. Short answers are the more frequent kind where
 all numbers are at most ``SHORT_LIMIT``. On a fully masked canvas EOS is then the likeliest single token at positions
 5 to 10 of such a puzzle, and committing it there forces a guess: the EOS trap that EOSER (early rejection) addresses.
+
+Sudoku answers are solutions; from step ``COPY_FROM_STEP`` on, a share of ``COPY_PROBABILITY`` copies the puzzle with
+its blanks left in, as LLaDA-8B's published answers to these puzzles often do. Confidence order begins with a blank
+whose digit is certain, which settles that a solution is being written; random order may begin with an uncertain one.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ BoolArray = npt.NDArray[np.bool_]
 GEN_LENGTH = 24
 SHORT_LIMIT = 80
 SHORT_PROBABILITY = (0.30, 0.65)  # (some number above SHORT_LIMIT, all at most SHORT_LIMIT)
+COPY_PROBABILITY = 0.44
+COPY_FROM_STEP = 1000
 PLUS, MINUS, TIMES, DIVIDE = (TOKEN_IDS[op] for op in "+-*/")
 EQUALS, SEMICOLON, OPEN, CLOSE = (TOKEN_IDS[t] for t in ("=", ";", "(", ")"))
 
@@ -204,10 +210,13 @@ def sudoku_key(puzzle: IntArray) -> IntArray:
     return puzzle @ 5 ** np.arange(15, -1, -1, dtype=np.int64)
 
 
-def sudoku_batch(rng: np.random.Generator, size: int, grids: IntArray, held_out: IntArray) -> tuple[IntArray, IntArray]:
+def sudoku_batch(
+    rng: np.random.Generator, size: int, grids: IntArray, held_out: IntArray, copies: float = 0.0
+) -> tuple[IntArray, IntArray]:
     """Prompts int64 [size, 18] (``sudoku`` 16 cells ``:``) with 4 to 12 blanks, and answers int64 [size, GEN_LENGTH].
 
-    held_out: sorted keys (`sudoku_key`) of puzzles that are never generated."""
+    held_out: sorted keys (`sudoku_key`) of puzzles that are never generated. copies: probability that an answer is the
+    puzzle itself, blanks and all."""
     puzzles, solutions, missing = [], [], size
     while missing > 0:
         solution = grids[rng.integers(0, len(grids), missing)]
@@ -223,6 +232,9 @@ def sudoku_batch(rng: np.random.Generator, size: int, grids: IntArray, held_out:
     prompt[:, 1:17] = np.concatenate(puzzles) + INTEGER_OFFSET
     answer = np.full((size, GEN_LENGTH), EOS_ID, dtype=np.int64)
     answer[:, :16] = np.concatenate(solutions) + INTEGER_OFFSET
+    if copies > 0:
+        copied = rng.random(size) < copies
+        answer[copied, :16] = prompt[copied, 1:17]
     return prompt, answer
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from ..tasks.heldout import countdown_test_puzzles, sudoku_test_puzzles
 from .data import (
+    COPY_FROM_STEP,
+    COPY_PROBABILITY,
     BoolArray,
     IntArray,
     countdown_batch,
@@ -37,8 +39,9 @@ class PuzzleData:
     def batches(self, step: int) -> list[tuple[IntArray, IntArray, BoolArray]]:
         """(prompt, answer, masked) of each task at a step: int64 [b, P], int64 [b, G], bool [b, G]."""
         rng = np.random.default_rng([self.config.seed, step])
+        copies = COPY_PROBABILITY if step >= COPY_FROM_STEP else 0.0
         made = [
             countdown_batch(rng, self.config.countdown_batch, self.countdown_held_out),
-            sudoku_batch(rng, self.config.sudoku_batch, self.grids, self.sudoku_held_out),
+            sudoku_batch(rng, self.config.sudoku_batch, self.grids, self.sudoku_held_out, copies),
         ]
         return [(prompt, answer, mask_answers(rng, len(answer))) for prompt, answer in made]
