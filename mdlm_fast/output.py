@@ -18,7 +18,8 @@ class DecodeStats:
     in. row_steps: the steps it made (with steps that reveal nothing, more than its forwards). committed: tokens
     committed in the rows returned. tokens_per_forward: committed tokens per row and forward. seconds: of the whole
     decode;
-    model_seconds: of them, in the model, its head and the scoring. tokens_per_second: committed tokens / seconds.
+    model_seconds: of them, in the model, its head and the scoring (on a GPU, until their
+    kernels are queued). tokens_per_second: committed tokens / seconds.
     """
 
     forwards: int

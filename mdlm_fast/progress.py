@@ -36,6 +36,7 @@ class Watchers:
         if self.is_object:
             self.streamer.put(self.prompt.cpu())
         if self.show:
+            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             masks = self.canvas.eligible.sum(1).tolist()
@@ -47,7 +48,7 @@ class Watchers:
                 TextColumn("tokens"),
                 TimeRemainingColumn(),
             )
-            self.bar = Progress(*columns)
+            self.bar = Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task("decoding", total=sum(masks))
             self.bar.start()
         return self

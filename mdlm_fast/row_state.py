@@ -66,8 +66,9 @@ class RowState:
 
     def take(self, rows: Tensor) -> RowState:
         """A copy of some rows."""
-        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RowState(**{name: None if value is None else value[rows] for name, value in tensors.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+        return RowState(**taken)
 
     def put(self, rows: Tensor, part: RowState) -> None:
         """Writes rows that `take` copied back."""

@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 from decode_oracle import EOS, MASK, VOCAB, HashScorer, NaiveDecoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mdlm_fast as mf
 from mdlm_fast.rng import derive_seed
@@ -204,3 +206,34 @@ def test_pure_infilling() -> None:
     rows = prompts(generator, 4, 12, True)
     for values in ({"steps": 4}, {"select": "threshold", "threshold": 0.4}, {"steps": 5, "remasking": mf.RCR()}):
         check(rows, mf.DecodeConfig(gen_length=0, seed=1, **values), "right")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_configuration(data: st.DataObject) -> None:
+    draw = data.draw
+    blocks = draw(st.integers(1, 3), "blocks")
+    length = draw(st.integers(blocks, 10), "gen_length")
+    block_length = -(-length // blocks)
+    count = -(-length // block_length)
+    values = {
+        "gen_length": length,
+        "block_length": block_length,
+        "steps": count * draw(st.integers(1, 5), "steps"),
+        "schedule": draw(st.sampled_from(["uniform", "cosine", "pow1.5", "dream"]), "schedule"),
+        "temperature": draw(st.sampled_from([0.0, 0.6, 1.0]), "temperature"),
+        "confidence": draw(st.sampled_from(["prob", "margin", "neg_entropy"]), "confidence"),
+        "confidence_from": draw(st.sampled_from(["raw", "tempered"]), "confidence_from"),
+        "cfg_scale": draw(st.sampled_from([0.0, 0.7]), "cfg_scale"),
+        "eoser": draw(st.sampled_from([None, mf.EOSER(), mf.EOSER(g_min=0.0, eos_ids=(1, 2, 3, 4))]), "eoser"),
+        "seed": draw(st.integers(0, 2**40), "seed"),
+    }
+    kind = draw(st.sampled_from(["quota", "remasking", "quota_threshold", "threshold"]), "kind")
+    if kind == "remasking":
+        scope, running = draw(st.sampled_from(["block", "canvas"])), draw(st.sampled_from(["last", "max"]))
+        values["remasking"] = mf.RCR(scope=scope, running=running)
+    elif kind != "quota":
+        values |= {"select": kind, "threshold": THRESHOLDS[values["confidence"]]}
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99), "prompts"))
+    rows = prompts(generator, draw(st.integers(1, 3), "rows"), 5, draw(st.booleans(), "holes"))
+    check(rows, mf.DecodeConfig(**values), draw(st.sampled_from(["left", "right"]), "side"))
