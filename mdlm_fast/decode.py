@@ -56,7 +56,10 @@ def generate(
         TypeError, ValueError: an argument that does not fit, named with its value.
     """
     begin = time.perf_counter()
-    config = (config or DecodeConfig()).replace(**overrides) if overrides else config or DecodeConfig()
+    config = DecodeConfig() if config is None else config
+    if not isinstance(config, DecodeConfig):
+        raise TypeError(f"config must be a DecodeConfig, got {config!r}; DecodeConfig.preset(name) makes one by name")
+    config = config.replace(**overrides) if overrides else config
     model = _as_scorer(model)
     eos_ids = tuple(model.eos_ids)
     tokenizer = getattr(model, "tokenizer", None)
@@ -170,6 +173,7 @@ def _trajectory(
         forbidden_ids=decoder.scoring.forbidden,
         vocab_limit=limit,
         row_steps=row_steps,
+        normalize_all=config.normalize_over == "all",
         events=events,
         predictions=predictions,
     )

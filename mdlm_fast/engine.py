@@ -121,13 +121,8 @@ class Decoder:
     def _form_batch(self) -> Batch | None:
         """The rows still active, then waiting ones in free places; None when every row is done."""
         room = (self.config.max_batch or len(self.status)) - int(np.isin(self.status, (ACTIVE, PARKED)).sum())
-        for first in np.flatnonzero(self.status == WAITING):
-            group = first - first % self.particles
-            members = self.status[group : group + self.particles]
-            wanted = int((members == WAITING).sum())
-            if 0 < wanted <= room:
-                members[members == WAITING] = ACTIVE
-                room -= wanted
+        waiting = np.flatnonzero(self.status == WAITING)
+        self.status[waiting[: room // self.particles * self.particles]] = ACTIVE
         numbers = np.flatnonzero(self.status == ACTIVE)
         if not numbers.size:
             return None
@@ -200,6 +195,7 @@ class Decoder:
         pace, numbers = self.pace, batch.numbers
         step = batch.to_device(pace.step[numbers].astype(np.int32))
         if self.recorder is not None:
+            self.recorder.reserve(int(pace.step[numbers].max()) + 1)
             self.recorder.before(batch.number, step.long(), batch.state)
         if batch.rows.numel():
             self._score_and_commit(batch, step)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mdlm_fast.config import DecodeConfig
+from mdlm_fast.config_checks import MOST_STEPS
 from mdlm_fast.policies import eoser_factors
 from mdlm_fast.schedules import dream_transfer_probabilities, quota_plan
 
@@ -105,6 +106,10 @@ class Pace:
             return
         assert left is not None
         self.step[rows] += 1
+        if int(self.step[rows].max()) > MOST_STEPS:
+            raise ValueError(
+                f"a row needs more than {MOST_STEPS} steps: token_hook masks tokens as fast as they are committed"
+            )
         self.in_block[rows] += 1
         self.left[rows] = left
         over = left == 0

@@ -39,6 +39,15 @@ class StepRecorder:
         self.predicted = buffer(-1, torch.int32) if predictions else None
         self.confidence = buffer(torch.nan, torch.float32) if predictions else None
 
+    def reserve(self, steps: int) -> None:
+        """Makes room for ``steps`` steps: a token hook that masks tokens again may need more than were foreseen."""
+        for name in ("token", "logp", "masked", "predicted", "confidence"):
+            buffer = getattr(self, name)
+            if buffer is not None and buffer.shape[1] < steps:
+                value = torch.nan if name == "confidence" else -1 if name in ("token", "predicted") else 0
+                more = torch.full_like(buffer[:, :1], value).expand(-1, max(steps, buffer.shape[1]), -1)
+                setattr(self, name, torch.cat([buffer, more], 1))
+
     def before(self, rows: Tensor, step: Tensor, state: RowState) -> None:
         """Records which positions are masked when the step begins. rows: int64 [n], numbers of the batch's rows."""
         if self.masked is not None:

@@ -62,6 +62,7 @@ class Trajectory:
         commit_confidence: float32 [B, L], its confidence before EOSER; 0 where commit_step is -1.
         eligible: bool [B, L], positions decoding may write.
         mask_id, forbidden_ids, vocab_limit: what the tokens were drawn from: training must normalise over the same ids.
+        normalize_all: the log-probabilities are over the whole vocabulary instead (normalize_over="all").
         row_steps: int32 [B], steps made by each row.
         events: with remasking, what every step wrote. predictions: with record="full".
     """
@@ -76,6 +77,7 @@ class Trajectory:
     forbidden_ids: tuple[int, ...]
     vocab_limit: int | None
     row_steps: Tensor
+    normalize_all: bool = False
     events: Events | None = None
     predictions: Predictions | None = None
 
@@ -155,6 +157,7 @@ class Trajectory:
             "mask_id": torch.tensor(self.mask_id),
             "forbidden_ids": torch.tensor(self.forbidden_ids, dtype=torch.int64),
             "vocab_limit": torch.tensor(-1 if self.vocab_limit is None else self.vocab_limit),
+            "normalize_all": torch.tensor(self.normalize_all),
         }
         tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         for name in ("events", "predictions"):
@@ -175,6 +178,7 @@ class Trajectory:
         values["mask_id"] = int(tensors["mask_id"])
         values["forbidden_ids"] = tuple(tensors["forbidden_ids"].tolist())
         values["vocab_limit"] = None if limit < 0 else limit
+        values["normalize_all"] = bool(tensors["normalize_all"])
         for name, part in (("events", Events), ("predictions", Predictions)):
             found = {key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
             if found:

@@ -192,6 +192,7 @@ def test_trap_m3_nothing_outside_the_masks_is_written() -> None:
         ({"attention_mask": torch.tensor([[1, 1, 1], [2, 1, 1]])}, ValueError, "must hold 0 and 1 only"),
         ({"attention_mask": [1]}, TypeError, "attention_mask must be a tensor"),
         ({"steps": 3, "block_length": 2}, ValueError, "steps=3 must be a multiple of the number of blocks, 2"),
+        ({"config": "llada"}, TypeError, "config must be a DecodeConfig, got 'llada'"),
         ({"steeps": 3}, TypeError, "DecodeConfig has no field 'steeps'"),
         ({"temperature": (0.1, 0.2, 0.3)}, ValueError, "temperature has 3 values for 2 prompts"),
         ({"seeds": (1, 2, 3)}, ValueError, "seeds has 3 values for 2 prompts"),

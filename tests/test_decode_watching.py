@@ -108,6 +108,35 @@ def test_token_hook_writes_and_masks_again_and_is_replayed() -> None:
         assert torch.equal(out.trajectory.states(step), state)
 
 
+def test_token_hook_that_masks_again_under_a_threshold() -> None:
+    states = []
+
+    def hook(state: StepState):
+        canvas = state.canvas.clone()
+        if int(state.step[0]) < 9:
+            canvas[:, 4] = MASK
+        return canvas
+
+    def before(state: StepState, rows: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        states.append(state.canvas.clone())
+        return logits
+
+    rule = {"select": "threshold", "threshold": 0.3}
+    out = mf.generate(HashScorer(), random_prompts(1, 3, 4), gen_length=5, token_hook=hook, logits_hook=before, **rule)
+    assert (out.sequences != MASK).all() and out.trajectory.steps == len(states) >= 10
+    for step, state in enumerate(states):
+        assert torch.equal(out.trajectory.states(step), state)
+
+
+def test_token_hook_that_never_lets_go_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdlm_fast.pace.MOST_STEPS", 20)
+    rule = {"select": "threshold", "threshold": 0.3}
+    with pytest.raises(ValueError, match="more than 20 steps: token_hook masks tokens"):
+        mf.generate(
+            HashScorer(), EMPTY, gen_length=5, token_hook=lambda state: torch.full_like(state.canvas, MASK), **rule
+        )
+
+
 @pytest.mark.parametrize("name", ["quota", "remasking", "threshold", "stop"])
 def test_every_state_is_replayed(name: str) -> None:
     states: dict[tuple[int, int], list[int]] = {}
