@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
+_KNOWN_TO_END_WITH_THE_HEAD = {
+    "LlamaForCausalLM": "transformers.models.llama.modeling_llama",
+    "Qwen2ForCausalLM": "transformers.models.qwen2.modeling_qwen2",
+}
 
 
 def module_lock(module: nn.Module) -> threading.RLock:
@@ -87,6 +91,14 @@ def find_head(model: Any) -> nn.Module | None:
 def is_plain_linear(head: nn.Module) -> bool:
     """Whether `head` computes exactly `F.linear(x, weight, bias)`: an `nn.Linear` whose forward nobody replaced."""
     return isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward and "forward" not in head.__dict__
+
+
+def needs_no_probe(model: Any, head: nn.Module) -> bool:
+    """Whether `model` is a native Llama or Qwen2, untouched, whose forward ends with its plain linear head."""
+    path = _KNOWN_TO_END_WITH_THE_HEAD.get(type(model).__name__)
+    own_class = type(model).__module__ == path and getattr(type(model).forward, "__module__", None) == path
+    touched = own_class and ("forward" in model.__dict__ or bool(model._forward_hooks))
+    return own_class and not touched and is_plain_linear(head)
 
 
 def can_fuse(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

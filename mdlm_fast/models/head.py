@@ -3,7 +3,8 @@
 A decoding step can only commit masked positions of the active block, so the other rows of logits are never looked
 at. RowHead patches the LM head of one model instance for the length of one forward call: the body runs as ever, the
 head scores the chosen rows, and no [B, L, V] tensor exists. Whether the model's logits are those of its head alone
-(no scale, softcap or shift after it) is probed on the first forward, which runs unpatched.
+(no scale, softcap or shift after it) is probed on the first forward, which runs unpatched; native Llama and Qwen2 are
+known to be so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mdlm_fast.models._patch import (
     can_fuse,
     find_head,
     module_lock,
+    needs_no_probe,
     output_logits,
     patched_forward,
 )
@@ -158,13 +160,17 @@ class RowHead:
         return _Rows(source, guidance, length, options)
 
     def _run(self, forward: Forward, on: _OnHead, rows: _Rows) -> Any:
-        head = find_head(self._model())
+        model = self._model()
+        head = find_head(model)
         if head is None:
             self._fall_back("it names no output head that maps hidden states to logits (get_output_embeddings)")
         if head is None or self._full_logits:
             return on.logits(output_logits(forward()))
         with module_lock(head):
-            if self._probed is None or self._probed() is not head:
+            known = self._probed is not None and self._probed() is head
+            if not known and needs_no_probe(model, head):
+                self._probed, known = weakref.ref(head), True
+            if not known:
                 return self._probe(forward, head, on, rows)
             return self._run_patched(forward, head, on)
 

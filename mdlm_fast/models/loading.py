@@ -69,7 +69,8 @@ def load_model(
     fields = checkpoint.read_json(directory / "config.json")
     settings = read_settings(directory)
     where = _device(device)
-    kind = _dtype(dtype if dtype is not None else fields.get("dtype", fields.get("torch_dtype")), dtype)
+    asked = None if dtype == "auto" else dtype
+    kind = _dtype(asked if asked is not None else fields.get("dtype", fields.get("torch_dtype")), asked)
     translate = TRANSLATIONS.get(str(fields.get("model_type", "")).lower())
     if tokenizer is None:
         tokenizer = _tokenizer(directory, fields)

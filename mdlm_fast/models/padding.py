@@ -17,11 +17,13 @@ class Padding(NamedTuple):
         position_ids: int64 [B, L], the number of real tokens before each position; 0 on leading pads.
         left: int32 [B*L], flat index of the previous real position of the same sequence, or of the position itself
             where none precedes it: the hidden row that predicts a position when logits are shifted by one.
+        displaced: whether a pad precedes a real token, so that column and position differ.
     """
 
     real: Tensor
     position_ids: Tensor
     left: Tensor
+    displaced: bool
 
 
 def read_padding(attention_mask: Tensor) -> Padding | None:
@@ -45,7 +47,8 @@ def read_padding(attention_mask: Tensor) -> Padding | None:
     left = torch.where(before < 0, positions, before)
     offset = torch.arange(batch, device=real.device)[:, None] * length
     position_ids = (real.cumsum(dim=1) - 1).clamp(min=0)
-    return Padding(real, position_ids, (left + offset).to(torch.int32).flatten())
+    displaced = bool((real & (position_ids != positions)).any())
+    return Padding(real, position_ids, (left + offset).to(torch.int32).flatten(), displaced)
 
 
 class PaddingReader:

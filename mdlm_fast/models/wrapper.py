@@ -214,6 +214,12 @@ class MaskedDiffusionModel:
                 f"attention_mask pads the batch, but {type(self.model).__name__}.forward takes no attention_mask; "
                 "batch sequences of equal length only"
             )
+        learned = self._max_length is not None and "position_ids" not in self._accepts
+        if padding is not None and padding.displaced and learned:
+            raise ValueError(
+                f"attention_mask pads on the left, but {type(self.model).__name__} has learned positions and takes no "
+                "position_ids; pad on the right"
+            )
         return padding
 
 

@@ -12,6 +12,8 @@ from transformers import (
     AlbertForMaskedLM,
     BertConfig,
     BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -37,6 +39,10 @@ CLASSES: dict[str, tuple[Any, Any]] = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, num_key_value_heads=4, is_causal=False)),
     "bert": (BertForMaskedLM, BertConfig(**SIZES, max_position_embeddings=40)),
     "roberta": (RobertaForMaskedLM, RobertaConfig(**SIZES, max_position_embeddings=40)),
+    "distilbert": (
+        DistilBertForMaskedLM,
+        DistilBertConfig(vocab_size=V, dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=40),
+    ),
     "albert": (AlbertForMaskedLM, AlbertConfig(**SIZES, embedding_size=16, max_position_embeddings=40)),
 }
 MASK = torch.tensor(
@@ -181,6 +187,22 @@ def test_left_neighbours_and_positions_skip_pads():
     assert left[0].tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert left[1, 3:].tolist() == [3, 3, 4, 5, 6, 7, 8]
     assert left[3, 6:9].tolist() == [3, 6, 7]
+
+
+def test_learned_positions_that_cannot_be_given_refuse_left_padding():
+    class Narrow(BertForMaskedLM):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask)
+
+    torch.manual_seed(5)
+    model = wrap(Narrow(CLASSES["bert"][1]).eval(), mask_id=3)
+    ids = torch.randint(0, V, (2, 10))
+    right = torch.stack([MASK[0], MASK[2]])
+    full = model.logits(ids, attention_mask=right)
+    for b, want in enumerate(alone(model, ids, right)):
+        torch.testing.assert_close(full[b][right[b].bool()], want, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="pad on the right"):
+        model.logits(ids, attention_mask=MASK[:2])
 
 
 def test_wrong_inputs_are_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -72,7 +73,6 @@ def test_leaves_the_model_as_it_is():
 
 
 def test_works_on_a_peft_model():
-    peft = pytest.importorskip("peft")
     torch.manual_seed(3)
     base = llama()
     ids = torch.randint(0, 40, (2, 6))
