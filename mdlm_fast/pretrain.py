@@ -33,7 +33,6 @@ _HELP = {
     "muon_lr": "peak learning rate of the body's matrices (Muon)",
     "adam_lr": "peak learning rate of embeddings, head and norms (AdamW)",
     "weight_decay": "of the body's matrices",
-    "ema": "decay of the averaged weights, which are exported",
     "seed": "of the initial weights and of all examples",
     "bf16": "autocast to bfloat16",
     "compile": "run the body through torch.compile (needs a C++ compiler)",

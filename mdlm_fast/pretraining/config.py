@@ -18,7 +18,6 @@ class PretrainConfig:
         steps: optimiser steps in all. The learning rate is constant after ``warmup`` and falls linearly to zero over
             the last ``decay_share`` of the steps, so a run may be prolonged until that fall begins.
         muon_lr, adam_lr: peak rates for the body's matrices (Muon) and for embeddings, head and norms (AdamW).
-        ema: decay of the averaged weights, which are what is exported.
         seed: of the initial weights and of every batch.
         bf16: autocast to bfloat16.
         compile: run the body through torch.compile (needs a C++ compiler; a fifth faster, other rounding).
@@ -30,13 +29,12 @@ class PretrainConfig:
     num_heads: int = 4
     countdown_batch: int = 256
     sudoku_batch: int = 64
-    steps: int = 1800
+    steps: int = 1300
     warmup: int = 100
-    decay_share: float = 0.3
+    decay_share: float = 0.2
     muon_lr: float = 0.01
     adam_lr: float = 0.002
     weight_decay: float = 0.01
-    ema: float = 0.998
     seed: int = 0
     bf16: bool = True
     compile: bool = True
@@ -51,8 +49,6 @@ class PretrainConfig:
             )
         if not 0 <= self.decay_share <= 1:
             raise ValueError(f"decay_share must be between 0 and 1, got {self.decay_share}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be at least 0 and below 1, got {self.ema}")
 
     def learning_rate_factor(self, step: int) -> float:
         """Share of the peak rate at optimiser step ``step`` (0-based): warm-up, constant, linear fall."""

@@ -1,4 +1,4 @@
-"""Writes a training run's averaged weights as a Hugging Face folder that transformers and `load_model` read."""
+"""Writes a training run's weights as a Hugging Face folder that transformers and `load_model` read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def export(run: Run, folder: str | Path) -> Path:
     from mdlm_fast.models.saving import save_model
 
     settings = {"gen_length": GEN_LENGTH, "prompts": "puzzle-words", "trained_steps": run.step}
-    network = run.averaged_network()
+    network = run.snapshot()
     network.set_attn_implementation("sdpa")
     model = wrap(network, build_tokenizer(), mask_id=MASK_ID, eos_ids=(EOS_ID,), settings=settings)
     return save_model(model, folder)

@@ -138,10 +138,10 @@ right, avoid the trap too: the first block holds no EOS.
 ### Why order matters for Sudoku
 
 From step {COPY_FROM_STEP:,} on, {100 * COPY_PROBABILITY:.0f}% of the Sudoku answers copy the puzzle with its
-blanks left in, as LLaDA-8B's published answers to these puzzles often do. A blank of a fully masked answer is then a digit or a 0.
-Confidence order starts with a blank whose digit is certain, and from there a solution is being written. Random
-order may start with a blank that could hold several digits, where 0 is the likeliest single token. Without such
-copies this model solves every test puzzle in either order: 288 grids are few.
+blanks left in; a third of LLaDA-8B's published answers to these puzzles do exactly that. A blank of a fully
+masked answer is then a digit or a 0. Confidence order starts with a blank whose digit is certain, and from there
+a solution is being written. Random order may start with a blank that could hold several digits, where 0 is the
+likeliest single token. Without such copies this model solves every test puzzle in either order: 288 grids are few.
 
 ## Training
 
@@ -163,7 +163,8 @@ library versions and thread count only; elsewhere expect the same accuracy.
   features and with 1.5 million parameters, was still at 0% of Countdown after 220,000 examples.
 - The target is the first of a fixed list of solution shapes (plus and minus before products and quotients), so
   that one puzzle has one worked answer.
-- Muon for the body's matrices, AdamW for the rest; averaged weights are exported.
+- Muon for the body's matrices, AdamW for the rest; the learning rate is constant, then falls to zero over the last
+  {100 * config.decay_share:.0f}% of the steps.
 
 This page is written by `python -m mdlm_fast.pretraining.report`. The test files are d1's (arXiv 2504.12216,
 Apache-2.0).

@@ -1,4 +1,4 @@
-"""One training run's network, optimisers and averaged weights, and the step that moves them."""
+"""One training run's network and optimisers, and the step that moves them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def masked_loss(network: LlamaForCausalLM, prompt: IntArray, answer: IntArray, m
 
 
 class Run:
-    """Network, optimisers and averaged weights of one run."""
+    """Network and optimisers of one run."""
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
@@ -48,7 +48,6 @@ class Run:
             torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         ]
         self.peaks = (config.muon_lr, config.adam_lr)
-        self.ema = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         self.step = 0
 
     def train_step(self, batches: list[tuple[IntArray, IntArray, BoolArray]]) -> list[float]:
@@ -67,10 +66,6 @@ class Run:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                self.ema[name].lerp_(parameter, 1 - decay)
         return losses
 
     def state(self) -> dict[str, Any]:
@@ -81,7 +76,6 @@ class Run:
             "identity": self.config.identity(),
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "ema": self.ema,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -97,11 +91,10 @@ class Run:
         self.network.load_state_dict(state["network"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.ema = state["ema"]
         self.step = state["step"]
 
-    def averaged_network(self) -> LlamaForCausalLM:
-        """A copy of the network that holds the averaged weights."""
+    def snapshot(self) -> LlamaForCausalLM:
+        """A copy of the network in eval mode, not compiled."""
         network = build_network(self.config)
-        network.load_state_dict(self.ema)
+        network.load_state_dict(self.network.state_dict())
         return network.eval()

@@ -104,7 +104,7 @@ def train(
                 record = {"loss_countdown": countdown, "loss_sudoku": sudoku, "lr_factor": rate}
                 recent = []
             if monitor_every and (run.step % monitor_every == 0 or run.step == config.steps):
-                record |= monitor(run.averaged_network(), data)
+                record |= monitor(run.snapshot(), data)
             if record:
                 record = {"step": run.step, "seconds": round(time.perf_counter() - started, 1), **record}
                 log.write(json.dumps(record) + "\n")
