@@ -140,7 +140,8 @@ def load_into(
                 misshaped.append(f"{key} is {tuple(tensor.shape)}, the config says {tuple(wanted[name])}")
             else:
                 cast = dtype if tensor.is_floating_point() else None
-                _set_parameter(model, name, tensor.to(device=device, dtype=cast))
+                # A copy: what is mapped from a file would change, or fault, with the file.
+                _set_parameter(model, name, tensor.to(device=device, dtype=cast, copy=True))
     missing = [name for name in wanted if name not in found and name not in tied]
     refuse_faults(directory, missing=missing, unexpected=unexpected, misshaped=misshaped)
 

@@ -98,6 +98,12 @@ def translate_llada(fields: dict[str, Any], directory: Path) -> Translation:
             f"{directory}/config.json: embedding_size={width} is smaller than vocab_size={sizes['vocab_size']}"
         )
     kv_heads = fields.get("n_kv_heads") or (1 if fields.get("multi_query_attention") else sizes["n_heads"])
+    for whole, name, part, other in (
+        (sizes["d_model"], "d_model", sizes["n_heads"], "n_heads"),
+        (sizes["n_heads"], "n_heads", kv_heads, "n_kv_heads"),
+    ):
+        if whole % part:
+            raise ValueError(f"{directory}/config.json: {name}={whole} is not a multiple of {other}={part}")
     mask_id, eos_ids = _special_ids(fields, "llada", width)
     config = LlamaConfig(
         vocab_size=width,

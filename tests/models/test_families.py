@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+import mdlm_fast as mf
 from mdlm_fast.models import load_model, save_model
 from mdlm_fast.models.families import llada_key
 
@@ -140,3 +141,45 @@ def test_saved_dream_comes_back_with_its_shift(dream, tmp_path):
     again = load_model(save_model(model, tmp_path / "saved"), device="cpu")
     assert again.shift
     assert torch.equal(again.logits(ids(80)), model.logits(ids(80)))
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_overwriting_the_files_does_not_reach_a_loaded_model(family, tmp_path, request):
+    source = request.getfixturevalue(family)
+    for kind in ("safetensors", "bin"):
+        folder = source.write(tmp_path / kind, *source.make(seed=10), kind)
+        model = load_model(folder, device="cpu")
+        before = model.logits(ids(80))
+        for path in folder.glob("*model*"):
+            with path.open("r+b") as file:
+                file.write(bytes(path.stat().st_size))
+        assert torch.equal(model.logits(ids(80)), before)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_a_whole_decode_does_not_depend_on_padding_or_batch(family, tmp_path, request):
+    source = request.getfixturevalue(family)
+    model = load_model(source.write(tmp_path / "m", *source.make(seed=11)), device="cpu")
+    lengths = [7, 3, 5]
+    prompts = [ids(60, 1, n, seed=n)[0] for n in lengths]
+    options = {
+        "gen_length": 12,
+        "block_length": 4,
+        "steps": 6,
+        "temperature": 0.9,
+        "seeds": [5, 6, 7],
+        "cfg_scale": 0.5,
+    }
+    single = [
+        mf.generate(model, p[None], **{**options, "seeds": [s]}).sequences[0, len(p) :]
+        for p, s in zip(prompts, options["seeds"], strict=True)
+    ]
+    for left in (True, False):
+        padded, real = torch.zeros(3, 7, dtype=torch.long), torch.zeros(3, 7, dtype=torch.bool)
+        for b, p in enumerate(prompts):
+            place = slice(7 - len(p), 7) if left else slice(0, len(p))
+            padded[b, place], real[b, place] = p, True
+        out = mf.generate(model, padded, real, **options).sequences
+        for b, (p, alone) in enumerate(zip(prompts, single, strict=True)):
+            start = 7 if left else len(p)
+            assert torch.equal(out[b, start : start + 12], alone)

@@ -230,6 +230,8 @@ class _Evil:
         ({"block_type": "sequential"}, "block_type='sequential' is not supported"),
         ({"scale_logits": True}, "scale_logits=True is not supported"),
         ({"d_model": ...}, "d_model must be a positive integer, got None"),
+        ({"n_heads": 5}, "d_model=48 is not a multiple of n_heads=5"),
+        ({"n_kv_heads": 4}, "n_heads=6 is not a multiple of n_kv_heads=4"),
         ({"n_heads": 0}, "n_heads must be a positive integer, got 0"),
         ({"embedding_size": 80}, "embedding_size=80 is smaller than vocab_size=96"),
         ({"torch_dtype": "int8"}, "config.json: dtype='int8' is not a floating-point torch dtype"),

@@ -113,6 +113,23 @@ def test_trap_l4_a_draw_does_not_depend_on_padding_or_batch():
             assert got.token[i] == single.token[0]
 
 
+@pytest.mark.parametrize("shift", [False, True])
+def test_guidance_in_a_padded_batch(shift):
+    model = make("llama", shift=shift)
+    ids = torch.randint(0, V, MASK.shape)
+    both, mask = torch.cat([ids, torch.where(MASK.bool(), 3, ids)]), MASK.repeat(2, 1)
+    rows = torch.tensor([13, -1, 25, 36], dtype=torch.int32)
+    other = torch.where(rows >= 0, rows + 50, rows)
+    z = model.logits(both, attention_mask=mask).flatten(0, 1).double()
+    want = 3.0 * z[rows.clamp(min=0)] - 2.0 * z[other.clamp(min=0)]
+    for _ in range(2):
+        got = model.score_rows(both, rows, attention_mask=mask, guidance_rows=other, guidance_scale=2.0)
+        assert got.token is not None and got.logp is not None
+        best = want.log_softmax(-1).max(-1)
+        assert got.token[rows >= 0].tolist() == best.indices[rows >= 0].tolist()
+        torch.testing.assert_close(got.logp[rows >= 0].double(), best.values[rows >= 0], rtol=0, atol=1e-4)
+
+
 def test_nothing_padded_means_no_mask_reaches_the_model():
     model = make("llama")
     seen: list[dict[str, Any]] = []
