@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from mdlm_fast import ops
 from mdlm_fast.models._patch import (
-    can_fuse,
     find_head,
     module_lock,
     needs_no_probe,
@@ -28,19 +27,18 @@ from mdlm_fast.models._patch import (
     patched_forward,
 )
 from mdlm_fast.models._probe import compare, probe_rows
-from mdlm_fast.rng import derive_seed, signed64
+from mdlm_fast.models._row_scores import (
+    Rows,
+    check_rows,
+    gather,
+    gathered_logits,
+    left_neighbour,
+    score_hidden,
+    score_logits,
+)
 
 Forward = Callable[[], Any]
 _T = TypeVar("_T")
-
-
-class _Rows(NamedTuple):
-    """Rows of one call: where the hidden states are, and whom they belong to."""
-
-    source: Tensor  # int32 [C], flat index of the hidden row, -1 padding
-    guidance: Tensor | None  # int32 [C], flat index of the unconditional hidden row
-    length: int
-    options: dict[str, Any]  # keyword arguments of ops.score_rows
 
 
 class _OnHead(NamedTuple):
@@ -113,8 +111,8 @@ class RowHead:
         """
         prepared = self._prepare(rows, length, shift, guidance_rows, guidance_scale, score_kwargs)
         on = _OnHead(
-            lambda head, original, hidden, args, kwargs: _score_hidden(head, original, hidden, args, kwargs, prepared),
-            lambda logits: _score_logits(logits, prepared),
+            lambda head, original, hidden, args, kwargs: score_hidden(head, original, hidden, args, kwargs, prepared),
+            lambda logits: score_logits(logits, prepared),
         )
         return self._run(forward, on, prepared)
 
@@ -128,9 +126,9 @@ class RowHead:
         def on_head(
             head: nn.Module, original: Callable[..., Tensor], hidden: Tensor, args: tuple[Any, ...], kw: dict[str, Any]
         ) -> Tensor:
-            return _gathered_logits(original, hidden, prepared.source, length, args, kw)
+            return gathered_logits(original, hidden, prepared.source, length, args, kw)
 
-        return self._run(forward, _OnHead(on_head, lambda full: _gather(full, prepared.source, length)), prepared)
+        return self._run(forward, _OnHead(on_head, lambda full: gather(full, prepared.source, length)), prepared)
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -142,24 +140,24 @@ class RowHead:
         guidance_rows: Tensor | None,
         guidance_scale: float,
         score_kwargs: dict[str, Any],
-    ) -> _Rows:
-        _check_rows("rows", rows, length)
+    ) -> Rows:
+        check_rows("rows", rows, length)
         rows = rows.to(torch.int32)
         options = dict(score_kwargs)
         real = rows.clamp(min=0)
         options.setdefault("row_sequence", real // length)
         options.setdefault("row_position", real % length)
-        source = _left_neighbour(rows, length) if shift else rows
+        source = left_neighbour(rows, length) if shift else rows
         guidance = None
         if guidance_rows is not None and guidance_scale != 0.0:
-            _check_rows("guidance_rows", guidance_rows, length)
+            check_rows("guidance_rows", guidance_rows, length)
             guidance = guidance_rows.to(torch.int32)
             if shift:
-                guidance = _left_neighbour(guidance, length)
+                guidance = left_neighbour(guidance, length)
             options["guidance_scale"] = guidance_scale
-        return _Rows(source, guidance, length, options)
+        return Rows(source, guidance, length, options)
 
-    def _run(self, forward: Forward, on: _OnHead, rows: _Rows) -> Any:
+    def _run(self, forward: Forward, on: _OnHead, rows: Rows) -> Any:
         model = self._model()
         head = find_head(model)
         if head is None:
@@ -189,7 +187,7 @@ class RowHead:
         self._fall_back(f"its output head ran {len(results)} times in one forward (a compiled graph may hide it)")
         return on.logits(output_logits(forward()))
 
-    def _probe(self, forward: Forward, head: nn.Module, on: _OnHead, rows: _Rows) -> Any:
+    def _probe(self, forward: Forward, head: nn.Module, on: _OnHead, rows: Rows) -> Any:
         owner = threading.get_ident()
         seen: list[tuple[Any, Tensor, Tensor, bool]] = []
 
@@ -227,95 +225,3 @@ class RowHead:
                 RuntimeWarning,
                 stacklevel=5,
             )
-
-
-def _check_rows(name: str, rows: Tensor, length: int) -> None:
-    if rows.ndim != 1 or rows.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{name} must be int32 or int64 of shape [C], got {rows.dtype} of shape {tuple(rows.shape)}")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-
-
-def _left_neighbour(rows: Tensor, length: int) -> Tensor:
-    """Row l - 1 of the same sequence; the first row of a sequence and padding stay as they are."""
-    return torch.where((rows > 0) & (rows % length > 0), rows - 1, rows)
-
-
-def _canvas(tensor: Tensor, length: int) -> Tensor:
-    """[B, L, X], from that or from [B*L, X]."""
-    if tensor.ndim == 2 and tensor.shape[0] % length == 0:
-        return tensor.unflatten(0, (-1, length))
-    if tensor.ndim != 3 or tensor.shape[1] != length:
-        raise ValueError(
-            f"the model's output head saw or gave shape {tuple(tensor.shape)}; expected [B, length={length}, ...]. "
-            "forward must return logits for every position"
-        )
-    return tensor
-
-
-def _gather(tensor: Tensor, source: Tensor, length: int) -> Tensor:
-    return _canvas(tensor, length).flatten(0, 1).index_select(0, source.clamp(min=0))
-
-
-def _gathered_logits(
-    original: Callable[..., Tensor], hidden: Tensor, source: Tensor, length: int, args: Any, kwargs: Any
-) -> Tensor:
-    picked = _gather(hidden, source, length)
-    if hidden.ndim == 3:
-        picked = picked[None]
-    return original(picked, *args, **kwargs).flatten(0, -2)
-
-
-def _score_hidden(
-    head: nn.Module, original: Callable[..., Tensor], hidden: Tensor, args: Any, kwargs: Any, rows: _Rows
-) -> ops.RowScores:
-    linear = _is_linear_call(original, args, kwargs)
-    if linear and isinstance(head, nn.Linear) and can_fuse(hidden, head.weight, head.bias):
-        canvas = _canvas(hidden, rows.length)
-        return ops.linear_score_rows(
-            canvas,
-            head.weight,
-            head.bias,
-            rows.source,
-            guidance_hidden=None if rows.guidance is None else canvas,
-            guidance_rows=rows.guidance,
-            **rows.options,
-        )
-    own = torch.arange(rows.source.shape[0], dtype=torch.int32, device=rows.source.device)
-    local = torch.where(rows.source >= 0, own, rows.source)
-    options = _with_seed_per_sequence(rows.options, hidden, rows.length)
-    if rows.guidance is None:
-        logits = _gathered_logits(original, hidden, rows.source, rows.length, args, kwargs)
-        return ops.score_rows(logits, local, **options)
-    both = torch.cat([rows.source, rows.guidance])
-    logits = _gathered_logits(original, hidden, both, rows.length, args, kwargs)
-    return ops.score_rows(logits, local, guidance_logits=logits, guidance_rows=own + own.shape[0], **options)
-
-
-def _with_seed_per_sequence(options: dict[str, Any], hidden: Tensor, length: int) -> dict[str, Any]:
-    """The options with an int seed spread over the sequences, which gathered logits [C, V] no longer show."""
-    seeds = options.get("seeds")
-    if not isinstance(seeds, int):
-        return options
-    temperature = options.get("temperature")
-    sequences = _canvas(hidden, length).shape[0]
-    if isinstance(temperature, Tensor) and temperature.numel() > 1:
-        sequences = temperature.numel()
-    keys = torch.arange(sequences, device=hidden.device)
-    return {**options, "seeds": derive_seed(signed64(seeds), keys)}
-
-
-def _is_linear_call(original: Callable[..., Tensor], args: Any, kwargs: Any) -> bool:
-    """Whether the forward under our patch is `nn.Linear`'s own, called with nothing but the hidden states."""
-    return getattr(original, "__func__", None) is nn.Linear.forward and not args and not kwargs
-
-
-def _score_logits(logits: Tensor, rows: _Rows) -> ops.RowScores:
-    canvas = _canvas(logits, rows.length)
-    return ops.score_rows(
-        canvas,
-        rows.source,
-        guidance_logits=None if rows.guidance is None else canvas,
-        guidance_rows=rows.guidance,
-        **rows.options,
-    )

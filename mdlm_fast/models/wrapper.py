@@ -108,6 +108,9 @@ class MaskedDiffusionModel:
             RowScores of [C] tensors, shift already applied.
         """
         padding = self._check(input_ids, attention_mask)
+        _check_range("rows", rows, input_ids)
+        if guidance_rows is not None:
+            _check_range("guidance_rows", guidance_rows, input_ids)
         length = input_ids.shape[1]
         real = rows.clamp(min=0)
         if "row_sequence" not in score_kwargs:
@@ -128,6 +131,7 @@ class MaskedDiffusionModel:
     def row_logits(self, input_ids: Tensor, rows: Tensor, *, attention_mask: Tensor | None = None) -> Tensor:
         """Run the model once and return the logits [C, V] that predict `rows` (shift applied), in the model's dtype."""
         padding = self._check(input_ids, attention_mask)
+        _check_range("rows", rows, input_ids)
         return self._head.logits(
             self._forward(input_ids, padding),
             self._source(rows, padding),
@@ -221,6 +225,22 @@ class MaskedDiffusionModel:
                 "position_ids; pad on the right"
             )
         return padding
+
+
+def _check_range(name: str, rows: Tensor, input_ids: Tensor) -> None:
+    if rows.ndim != 1 or rows.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name} must be int32 or int64 of shape [C], got {rows.dtype} of shape {tuple(rows.shape)}")
+    if rows.device != input_ids.device:
+        raise ValueError(f"{name} is on {rows.device}, input_ids on {input_ids.device}; move it there")
+    if rows.device.type != "cpu" or not rows.numel():  # elsewhere a look at the values would cost a sync
+        return
+    low, high = (int(v) for v in rows.aminmax())
+    if low < -1 or high >= input_ids.numel():
+        wrong = low if low < -1 else high
+        raise ValueError(
+            f"{name} contains {wrong}; input_ids of shape {tuple(input_ids.shape)} has rows 0 to "
+            f"{input_ids.numel() - 1}, and -1 is padding"
+        )
 
 
 def as_ids(name: str, ids: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -439,7 +439,7 @@ def test_refuses_wrong_rows_and_outputs():
         head.score(lambda: model(ids), torch.ones(3), length=10)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         head.score(lambda: model(ids), some_rows(), length=0)
-    with pytest.raises(TypeError, match="returned dict without logits"):
+    with pytest.raises(TypeError, match="returned dict without logits"), pytest.warns(RuntimeWarning, match="0 times"):
         head.score(lambda: {"loss": 1}, some_rows(), length=10)
     with pytest.raises(ValueError, match="for every position"):
         head.score(lambda: model(ids, logits_to_keep=3), some_rows(), length=10)

@@ -239,3 +239,21 @@ def test_wrong_inputs_are_refused():
         model.logits(torch.zeros(1, 41, dtype=torch.long))
     with pytest.raises(ValueError, match="38"):
         make("roberta").logits(torch.zeros(1, 40, dtype=torch.long))
+    for run in (make("llama").score_rows, make("llama").row_logits):
+        for rows in ([3, 12], [-2, 3]):
+            with pytest.raises(
+                ValueError, match=r"rows contains (12|-2); input_ids of shape \(2, 6\) has rows 0 to 11"
+            ):
+                run(ids, torch.tensor(rows))
+        with pytest.raises(ValueError, match="rows must be int32"):
+            run(ids, torch.tensor([1.5]))
+
+
+def test_no_rows_at_all():
+    for family in ("llama", "bert"):
+        model = make(family)
+        ids, none = torch.randint(0, V, (2, 6)), torch.empty(0, dtype=torch.int32)
+        for _ in range(2):
+            token = model.score_rows(ids, none).token
+            assert token is not None and token.shape == (0,)
+            assert model.row_logits(ids, none).shape == (0, V)
