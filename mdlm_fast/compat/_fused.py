@@ -59,8 +59,6 @@ class Decoder:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> None:
-        if temperature < 0:
-            raise ValueError(f"temperature={temperature} must not be negative")
         self.canvas, self.masked = canvas, canvas == mask_id
         self.batch, self.length = canvas.shape
         self.mask_id, self.cfg_scale, self.shift = mask_id, cfg_scale, shift

@@ -55,6 +55,12 @@ def positive(name: str, value: int) -> None:
         raise ValueError(f"{name}={value} must be at least 1")
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuses a negative or undefined temperature."""
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature} must not be negative")
+
+
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuses a value that is not one of ``allowed``."""
     if value not in allowed:

@@ -18,6 +18,7 @@ from mdlm_fast.compat import _fused, _released
 from mdlm_fast.compat._layout import (
     Block,
     ascending_blocks,
+    check_temperature,
     choice,
     count_blocks,
     even_blocks,
@@ -52,6 +53,7 @@ def _decode(
 ) -> Tensor:
     """The common decoder. ``gammas`` holds the EOS factor of each step index; None is no EOSER."""
     choice("remasking", remasking, ("low_confidence", "random"))
+    check_temperature(temperature)
     random = remasking == "random"
     eos_id = None
     if gammas is not None and not random:

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from mdlm_fast.compat import _fused, _released
-from mdlm_fast.compat._layout import Block, choice, count_blocks, device_of, even_blocks, make_canvas, positive
+from mdlm_fast.compat._layout import (
+    Block,
+    check_temperature,
+    choice,
+    count_blocks,
+    device_of,
+    even_blocks,
+    make_canvas,
+    positive,
+)
 
 #: Steps in a row that may leave the canvas as it is before a decode is called endless.
 STALL_LIMIT = 1000
@@ -53,6 +62,7 @@ def generate(
         RuntimeError: with ``released``, a decode that cannot end, because the model keeps predicting the mask id.
     """
     choice("remasking", remasking, ("low_confidence", "random"))
+    check_temperature(temperature)
     canvas = make_canvas(prompt, gen_length, mask_id, device_of(model, prompt))
     number = count_blocks(gen_length, block_length)
     positive("steps", steps)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from mdlm_fast.compat import _fused, _released
-from mdlm_fast.compat._layout import choice, count_blocks, device_of, even_blocks, make_canvas, positive
+from mdlm_fast.compat._layout import (
+    check_temperature,
+    choice,
+    count_blocks,
+    device_of,
+    even_blocks,
+    make_canvas,
+    positive,
+)
 
 EOS_ID = 126081  # <|endoftext|> of LLaDA's tokenizer
 EOT_ID = 126348  # <|eot_id|>
@@ -55,6 +63,7 @@ def generate(
             not hold LLaDA's ids.
     """
     choice("remasking", remasking, ("low_confidence", "random"))
+    check_temperature(temperature)
     canvas = make_canvas(prompt, gen_length, mask_id, device_of(model, prompt))
     number = count_blocks(gen_length, block_length)
     positive("steps", steps)

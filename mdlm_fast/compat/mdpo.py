@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdlm_fast import ops
 from mdlm_fast.compat import _fused, _released
-from mdlm_fast.compat._layout import Block, count_blocks, even_blocks, make_canvas, positive
+from mdlm_fast.compat._layout import Block, check_temperature, count_blocks, even_blocks, make_canvas, positive
 
 Intermediates = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]
 
@@ -61,6 +61,7 @@ def diffusion_generate(
     """
     canvas = make_canvas(prompt, gen_length, mask_id, prompt.device)
     number = count_blocks(gen_length, block_length)
+    check_temperature(temperature)
     positive("steps", steps)
     blocks = even_blocks(canvas, mask_id, gen_length, block_length, max(1, steps // number), mode)
     attention_mask = torch.ones_like(canvas)
