@@ -2,21 +2,12 @@
 // is checked here is only what would let a kernel leave its buffers.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <optional>
 #include <vector>
 
 #include "../cpu/token_logprobs.h"
+#include "score_arguments.h"
 
 namespace mdlm_fast {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 template <class T>
 T* pointer(const Tensor& tensor, ScalarType dtype, int64_t numel, const char* name) {
@@ -24,15 +15,6 @@ T* pointer(const Tensor& tensor, ScalarType dtype, int64_t numel, const char* na
   STD_TORCH_CHECK(tensor.is_contiguous(), "mdlm_fast: ", name, " must be contiguous");
   STD_TORCH_CHECK(tensor.numel() == numel, "mdlm_fast: ", name, " has ", tensor.numel(), " elements, expected ", numel);
   return static_cast<T*>(tensor.data_ptr());
-}
-
-inline cpu::DType storage_type(const Tensor& tensor, const char* name) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return cpu::DType::kFloat32;
-    case ScalarType::BFloat16: return cpu::DType::kBFloat16;
-    case ScalarType::Half: return cpu::DType::kFloat16;
-    default: STD_TORCH_CHECK(false, "mdlm_fast: ", name, " must be float32, bfloat16 or float16");
-  }
 }
 
 inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
@@ -47,7 +29,7 @@ inline cpu::LogitRows logit_rows(const Tensor& logits, int64_t vocab_start) {
                   "mdlm_fast: the last dimension of logits must be contiguous");
   cpu::LogitRows rows{};
   rows.data = logits.data_ptr();
-  rows.dtype = storage_type(logits, "logits");
+  rows.dtype = dtype_of(logits);
   rows.rows_per_batch = std::max<int64_t>(logits.size(dim - 2), 1);
   rows.row_stride = logits.stride(dim - 2);
   rows.batch_stride = dim == 3 ? logits.stride(0) : 0;
@@ -99,6 +81,29 @@ inline Targets read_targets(const Tensor& rows, const Tensor& targets, const Ten
                     "]=", t.targets[i], " is outside a vocabulary of ", vocabulary);
   }
   return t;
+}
+
+// What the gradient needs of the scores at `places`. A target that is not allowed has probability 0 and no gradient.
+inline std::vector<cpu::RowGradient> row_gradients(const Targets& t, const std::vector<int64_t>& places,
+                                                   const cpu::AllowedIds& ids, const Tensor& grad_logp,
+                                                   const OptionalTensor& grad_entropy, const Tensor& entropy,
+                                                   const Tensor& lse) {
+  const float* g = pointer<float>(grad_logp, ScalarType::Float, t.count, "grad_logp");
+  const double* l = pointer<double>(lse, ScalarType::Double, t.count, "lse");
+  const float* g_entropy = nullptr;
+  const float* h = nullptr;
+  if (grad_entropy) {
+    g_entropy = pointer<float>(*grad_entropy, ScalarType::Float, t.count, "grad_entropy");
+    h = pointer<float>(entropy, ScalarType::Float, t.count, "entropy");
+  }
+  std::vector<cpu::RowGradient> gradients;
+  for (const int64_t i : places) {
+    const bool allowed = t.targets[i] < ids.limit &&
+                         !std::binary_search(ids.forbidden.begin(), ids.forbidden.end(), t.targets[i]);
+    gradients.push_back({allowed ? g[i] : 0.0f, g_entropy ? g_entropy[i] : 0.0f, h ? h[i] : 0.0f, l[i],
+                         t.temperature(i), t.targets[i]});
+  }
+  return gradients;
 }
 
 }  // namespace mdlm_fast

@@ -67,24 +67,12 @@ Tensor token_logprobs_backward(Tensor grad_logp, OptionalTensor grad_entropy, Te
   const cpu::LogitRows z = logit_rows(logits, 0);
   const cpu::AllowedIds ids = allowed_ids(forbidden_ids, vocab_limit);
   const Targets t = read_targets(rows, targets, temperature, num_logit_rows(logits), z.width);
-  const float* g = pointer<float>(grad_logp, ScalarType::Float, t.count, "grad_logp");
-  const float* g_entropy = nullptr;
-  const float* h = nullptr;
-  if (grad_entropy) {
-    g_entropy = pointer<float>(*grad_entropy, ScalarType::Float, t.count, "grad_entropy");
-    h = pointer<float>(entropy, ScalarType::Float, t.count, "entropy");
-  }
-  const double* l = pointer<double>(lse, ScalarType::Double, t.count, "lse");
-
   const std::vector<int64_t> order = by_row(t);
-  std::vector<cpu::RowGradient> gradients;
+  const std::vector<cpu::RowGradient> gradients =
+      row_gradients(t, order, ids, grad_logp, grad_entropy, entropy, lse);
   std::vector<int64_t> starts;  // of each row's group in `gradients`
-  for (size_t k = 0; k < order.size(); ++k) {
-    const int64_t i = order[k];
-    if (k == 0 || t.rows[i] != t.rows[order[k - 1]]) starts.push_back(static_cast<int64_t>(k));
-    gradients.push_back({g[i], grad_entropy ? g_entropy[i] : 0.0f, grad_entropy ? h[i] : 0.0f, l[i],
-                         t.temperature(i), t.targets[i]});
-  }
+  for (size_t k = 0; k < order.size(); ++k)
+    if (k == 0 || t.rows[order[k]] != t.rows[order[k - 1]]) starts.push_back(static_cast<int64_t>(k));
   const int64_t groups = static_cast<int64_t>(starts.size());
   starts.push_back(static_cast<int64_t>(order.size()));
 

@@ -40,7 +40,7 @@ struct GemmKernels {
   // out[m, 0..columns) = A B + bias, rounded once to the storage type. bias [columns] may be null.
   void (*multiply)(const UnitMatrix& a, std::int64_t rows, std::int64_t num_units, const std::uint32_t* panel,
                    const void* bias, std::int64_t columns, void* out, std::int64_t out_stride);
-  // out[m, 0..columns) += A B in fp32.
+  // out[m, 0..columns) += A B in fp32, 256 units at a time.
   void (*add)(const UnitMatrix& a, std::int64_t rows, std::int64_t num_units, const std::uint32_t* panel,
               std::int64_t columns, float* out, std::int64_t out_stride);
 };

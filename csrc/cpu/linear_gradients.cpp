@@ -1,0 +1,167 @@
+// The gradients of linear_logprobs.h.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "linear_logprobs.h"
+#include "token_logprobs_kernels.h"
+
+namespace mdlm_fast::cpu {
+namespace {
+
+// Of dZ at a time: a few tiles at N = 1024, so that a chunk of the weight is still in the L3 cache when it is used again.
+constexpr std::int64_t kChunkBytes = std::int64_t{16} << 20;
+// Rows whose part of dX one task accumulates.
+constexpr std::int64_t kRowsPerTask = 512;
+// Depth of the panels of X that dW reads: 64 KB in bf16.
+constexpr std::int64_t kDepthAtOnce = 1024;
+
+class Backward {
+ public:
+  Backward(const LinearHead& head, const LogprobRows& rows, const RowGradient* gradients, bool need_entropy,
+           const LinearGradients& out, const ParallelFor& parallel_for)
+      : head_(head), kernels_(*gemm_kernels(head.dtype)), rows_(rows), gradients_(gradients),
+        need_entropy_(need_entropy), out_(out), parallel_for_(parallel_for),
+        tiles_at_once_(std::clamp<std::int64_t>(kChunkBytes / (rows.count * kTileColumns * head.element()), 1,
+                                                head.tiles())),
+        stride_(tiles_at_once_ * kTileColumns), grad_logits_(rows.count * stride_ * head.element()),
+        hidden_panels_(out.grad_weight == nullptr ? 0 : rows_units() * panels() * kPanelColumns) {
+    if (out.grad_weight != nullptr) pack_hidden();
+  }
+
+  void run() {
+    for (std::int64_t tile = 0; tile < head_.tiles(); tile += tiles_at_once_) {
+      first_tile_ = tile;
+      end_tile_ = std::min(tile + tiles_at_once_, head_.tiles());
+      first_id_ = tile * kTileColumns;
+      columns_ = std::min(end_tile_ * kTileColumns, head_.vocabulary) - first_id_;
+      fill_grad_logits();
+      if (out_.grad_weight != nullptr || out_.grad_bias != nullptr) write_weight_and_bias();
+      if (out_.grad_hidden != nullptr) add_hidden();
+    }
+  }
+
+ private:
+  std::int64_t panels() const { return (head_.depth + kPanelColumns - 1) / kPanelColumns; }
+  std::int64_t rows_units() const {
+    const std::int64_t whole = rows_.count / kDepthAtOnce;
+    return whole * units(head_.dtype, kDepthAtOnce) + units(head_.dtype, rows_.count % kDepthAtOnce);
+  }
+  char* grad_logits(std::int64_t row, std::int64_t column) const {
+    return grad_logits_.data() + (row * stride_ + column) * head_.element();
+  }
+  // X as panels over rows: block of rows, then panel of columns.
+  std::uint32_t* hidden_panel(std::int64_t first_row, std::int64_t rows, std::int64_t panel) const {
+    const std::int64_t before = first_row / kDepthAtOnce * units(head_.dtype, kDepthAtOnce) * panels();
+    return hidden_panels_.data() + (before + panel * units(head_.dtype, rows)) * kPanelColumns;
+  }
+
+  void pack_hidden() {
+    const std::int64_t stride = rows_.hidden.num_units() * 4 / head_.element();
+    for (std::int64_t first = 0; first < rows_.count; first += kDepthAtOnce) {
+      const std::int64_t count = std::min(kDepthAtOnce, rows_.count - first);
+      for (std::int64_t p = 0; p < panels(); ++p) {
+        const char* from = reinterpret_cast<const char*>(rows_.hidden.from(first).data);
+        kernels_.pack(from + p * kPanelColumns * head_.element(), stride,
+                      std::min(kPanelColumns, head_.depth - p * kPanelColumns), count, hidden_panel(first, count, p));
+      }
+    }
+  }
+
+  void fill_grad_logits() {
+    for_each_logit_tile(head_, rows_.hidden, rows_.count, first_tile_, end_tile_, parallel_for_,
+                        [&](std::int64_t n, std::int64_t tile, const void* z) {
+                          const std::int64_t columns = head_.columns(tile);
+                          char* to = grad_logits(n, (tile - first_tile_) * kTileColumns);
+                          gradient_tile(z, to, head_.dtype, columns, tile * kTileColumns, 0, rows_.ids, &gradients_[n],
+                                        1, need_entropy_);
+                          // The bf16 partner of an odd last column.
+                          if (columns % 2 != 0)
+                            std::memset(to + columns * head_.element(), 0, static_cast<std::size_t>(head_.element()));
+                        });
+  }
+
+  void write_weight_and_bias() {
+    const std::int64_t tasks = (columns_ + kPanelColumns - 1) / kPanelColumns;
+    parallel_for_(0, tasks, 1, [&](std::int64_t begin, std::int64_t end) {
+      Buffer<std::uint32_t> panel(units(head_.dtype, std::min(kDepthAtOnce, rows_.count)) * kPanelColumns);
+      std::vector<float> weight(static_cast<std::size_t>(out_.grad_weight != nullptr ? kPanelColumns * head_.depth : 0));
+      for (std::int64_t task = begin; task < end; ++task) {
+        const std::int64_t column = task * kPanelColumns;
+        const std::int64_t columns = std::min(kPanelColumns, columns_ - column);
+        if (out_.grad_weight != nullptr) write_weight(column, columns, panel.data(), weight);
+        if (out_.grad_bias != nullptr) write_bias(column, columns);
+      }
+    });
+  }
+
+  // 32 rows of dW. The panel of dZ over rows is B's layout; read with unit row stride it is A = dZ^T.
+  void write_weight(std::int64_t column, std::int64_t columns, std::uint32_t* panel, std::vector<float>& sums) {
+    std::fill(sums.begin(), sums.end(), 0.0f);
+    for (std::int64_t first = 0; first < rows_.count; first += kDepthAtOnce) {
+      const std::int64_t count = std::min(kDepthAtOnce, rows_.count - first);
+      kernels_.pack(grad_logits(first, column), stride_, columns, count, panel);
+      for (std::int64_t p = 0; p < panels(); ++p)
+        kernels_.add({panel, 1, kPanelColumns}, columns, units(head_.dtype, count), hidden_panel(first, count, p),
+                     std::min(kPanelColumns, head_.depth - p * kPanelColumns), sums.data() + p * kPanelColumns,
+                     head_.depth);
+    }
+    for (std::int64_t v = 0; v < columns; ++v)
+      narrow(sums.data() + v * head_.depth, head_.depth, out_.grad_weight, (first_id_ + column + v) * head_.depth);
+  }
+
+  void write_bias(std::int64_t column, std::int64_t columns) {
+    float sums[kPanelColumns] = {}, values[kPanelColumns];
+    for (std::int64_t n = 0; n < rows_.count; ++n) {
+      score_kernels().widen[static_cast<int>(head_.dtype)](grad_logits(n, column), static_cast<int>(columns), values);
+      for (std::int64_t v = 0; v < columns; ++v) sums[v] += values[v];
+    }
+    narrow(sums, columns, out_.grad_bias, first_id_ + column);
+  }
+
+  void narrow(const float* values, std::int64_t count, void* out, std::int64_t at) const {
+    gradient_kernels().narrow[static_cast<int>(head_.dtype)](values, static_cast<int>(count),
+                                                             static_cast<char*>(out) + at * head_.element());
+  }
+
+  void add_hidden() {
+    const std::int64_t groups = (rows_.count + kRowsPerTask - 1) / kRowsPerTask;
+    parallel_for_(0, groups * panels(), 1, [&](std::int64_t begin, std::int64_t end) {
+      Buffer<std::uint32_t> panel(units(head_.dtype, kTileColumns) * kPanelColumns);
+      for (std::int64_t task = begin; task < end; ++task) {
+        const std::int64_t first = task / panels() * kRowsPerTask, column = task % panels() * kPanelColumns;
+        const std::int64_t count = std::min(kRowsPerTask, rows_.count - first);
+        const std::int64_t columns = std::min(kPanelColumns, head_.depth - column);
+        for (std::int64_t tile = first_tile_; tile < end_tile_; ++tile) {
+          kernels_.pack(head_.weight_at(tile * kTileColumns, column), head_.weight_stride, columns,
+                        head_.columns(tile), panel.data());
+          const char* from = grad_logits(first, (tile - first_tile_) * kTileColumns);
+          kernels_.add({reinterpret_cast<const std::uint32_t*>(from), stride_ * head_.element() / 4, 1}, count,
+                       units(head_.dtype, head_.columns(tile)), panel.data(), columns,
+                       out_.grad_hidden + first * head_.depth + column, head_.depth);
+        }
+      }
+    });
+  }
+
+  const LinearHead& head_;
+  const GemmKernels& kernels_;
+  const LogprobRows& rows_;
+  const RowGradient* gradients_;
+  bool need_entropy_;
+  const LinearGradients& out_;
+  const ParallelFor& parallel_for_;
+  std::int64_t tiles_at_once_, stride_;
+  Buffer<char> grad_logits_;
+  Buffer<std::uint32_t> hidden_panels_;
+  std::int64_t first_tile_ = 0, end_tile_ = 0, first_id_ = 0, columns_ = 0;  // the chunk
+};
+
+}  // namespace
+
+void linear_logprob_gradients(const LinearHead& head, const LogprobRows& rows, const RowGradient* gradients,
+                              bool need_entropy, const LinearGradients& out, const ParallelFor& parallel_for) {
+  if (rows.count > 0) Backward(head, rows, gradients, need_entropy, out, parallel_for).run();
+}
+
+}  // namespace mdlm_fast::cpu
