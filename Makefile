@@ -27,13 +27,13 @@ build: build/.compiled
 demo: build/.compiled
 	$(BIN)/mdlm-fast demo
 
-test: lint $(VENV)/.test-models
+test: lint
 	$(PYTEST) -q -m "not slow"
 
-test-full: lint $(VENV)/.test-models
+test-full: lint
 	$(PYTEST) -q
 
-lint: build/.compiled
+lint: build/.compiled $(VENV)/.tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
@@ -45,8 +45,8 @@ $(VENV)/.created:
 	    "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@touch $@
 
-# torch first and by its exact version: with another version missing from the index at hand, anything that depends on
-# torch would pull the newest CUDA build.
+# torch first, at the pinned version: an index may hold a CPU build of that version alone, and whatever depends on an
+# absent torch would pull the newest one, with CUDA.
 $(VENV)/.torch: $(VENV)/.created
 	@echo "Installing $(TORCH) into $(VENV) ..."
 	@$(BIN)/pip install -q -c constraints.txt "$(TORCH)" setuptools wheel ninja
@@ -54,11 +54,13 @@ $(VENV)/.torch: $(VENV)/.created
 
 # Pure Python here; the extension is compiled below, incrementally.
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py constraints.txt
-	@echo "Installing mdlm-fast and what its tests need ..."
-	@MDLM_FAST_BUILD=skip $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test]"
+	@echo "Installing mdlm-fast ..."
+	@MDLM_FAST_BUILD=skip $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.test-models: $(VENV)/.installed Makefile
+$(VENV)/.tests-installed: $(VENV)/.installed Makefile
+	@echo "Installing what the tests need ..."
+	@MDLM_FAST_BUILD=skip $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test]"
 	@$(BIN)/pip install -q --no-deps $(TEST_MODELS)
 	@touch $@
 
@@ -74,7 +76,7 @@ build/.compiled: $(VENV)/.installed $(NATIVE)
 # instrumented, so the runtime is preloaded (with libstdc++, whose exceptions it must intercept from the start), and
 # Python's own leaks are not looked for.
 SANITIZE_LIB := $(abspath build/sanitize/lib)
-sanitize: build/.compiled
+sanitize: build/.compiled $(VENV)/.tests-installed
 	@echo "Compiling the kernels with sanitizers (log in build/sanitize.log) ..."
 	@PATH="$(abspath $(BIN)):$$PATH" MDLM_FAST_BUILD=require MDLM_FAST_SANITIZE=address,undefined \
 	  $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib $(SANITIZE_LIB) \
