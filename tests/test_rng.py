@@ -68,9 +68,7 @@ def test_unknown_stream() -> None:
 def test_derive_seed_is_the_same_for_ints_and_tensors(seed: int, row_key: int) -> None:
     expected = rng.derive_seed(seed, row_key)
     assert -(2**63) <= expected < 2**63
-    r0, r1, _, _ = rng.philox4x32(
-        (row_key & ALL, (row_key >> 32) & ALL, 0, ALL), (seed & ALL, (seed >> 32) & ALL)
-    )
+    r0, r1, _, _ = rng.philox4x32((row_key & ALL, (row_key >> 32) & ALL, 0, ALL), (seed & ALL, (seed >> 32) & ALL))
     assert expected & (2**64 - 1) == r0 | (r1 << 32)
     assert int(rng.derive_seed(seed, torch.tensor(row_key))) == expected
     assert rng.derive_seed(torch.tensor([seed]), row_key).tolist() == [expected]

@@ -44,9 +44,7 @@ SCHEMAS: dict[str, str] = {
         "(Tensor(a!) canvas, Tensor(b!) masked, Tensor running, Tensor scope, Tensor count, int mask_id, "
         "Tensor(c!)? commit_step, Tensor(d!)? masks_left, Tensor(e!)? done) -> ()"
     ),
-    "token_logprobs": (
-        f"(Tensor logits, {_TARGETS}, bool need_entropy) -> (Tensor logp, Tensor entropy, Tensor lse)"
-    ),
+    "token_logprobs": (f"(Tensor logits, {_TARGETS}, bool need_entropy) -> (Tensor logp, Tensor entropy, Tensor lse)"),
     "token_logprobs_backward": (
         f"(Tensor grad_logp, Tensor? grad_entropy, Tensor logits, {_TARGETS}, Tensor entropy, Tensor lse) -> Tensor"
     ),

@@ -68,9 +68,7 @@ def finish_scores(
         _OP, leading, device, rows, row_sequence, row_position, temperature, seeds, step, sample
     )
     tiles = (vocab + TILE - 1) // TILE
-    checks.check_tensor(
-        _OP, "partials", partials, (row.rows.shape[0], tiles, PARTIAL_FIELDS), (torch.float32,), device
-    )
+    checks.check_tensor(_OP, "partials", partials, (row.rows.shape[0], tiles, PARTIAL_FIELDS), (torch.float32,), device)
     forbidden, limit = arguments.vocabulary_arguments(_OP, vocab, device, forbidden_ids, vocab_limit)
     top_k, top_p = arguments.filter_arguments(_OP, top_k, top_p)
     guidance, guidance_index, scale = arguments.guidance_arguments(

@@ -52,9 +52,7 @@ def linear_token_logprobs(
     check_head(_OP, hidden, weight, bias)
     rows, targets, temperature = target_arguments(_OP, hidden, rows, targets, temperature)
     forbidden, limit = arguments.vocabulary_arguments(_OP, weight.shape[0], hidden.device, forbidden_ids, vocab_limit)
-    logp, entropy, _ = _linear_token_logprobs(
-        hidden, weight, bias, rows, targets, temperature, forbidden, limit, True
-    )
+    logp, entropy, _ = _linear_token_logprobs(hidden, weight, bias, rows, targets, temperature, forbidden, limit, True)
     return logp, entropy if entropy_grad else entropy.detach()
 
 
@@ -148,10 +146,10 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    hidden, weight, bias, rows, targets, temperature, forbidden_ids, vocab_limit, _ = inputs
+    hidden, weight, bias, rows, targets, temperature, forbidden_ids, vocab_limit, need_entropy = inputs
     _, entropy, lse = output
     ctx.save_for_backward(hidden, weight, bias, rows, targets, temperature, forbidden_ids, entropy, lse)
-    ctx.vocab_limit = vocab_limit
+    ctx.vocab_limit, ctx.need_entropy = vocab_limit, need_entropy
     ctx.set_materialize_grads(False)
 
 
@@ -165,7 +163,7 @@ def _backward(
     if grad_logp is not None or grad_entropy is not None:
         computed = _linear_token_logprobs_backward(
             torch.zeros_like(lse, dtype=torch.float32) if grad_logp is None else grad_logp,
-            grad_entropy,
+            grad_entropy if ctx.need_entropy else None,
             hidden,
             weight,
             bias,

@@ -181,10 +181,10 @@ def _fake_backward(grad_logp: Tensor, grad_entropy: Tensor | None, logits: Tenso
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, rows, targets, temperature, forbidden_ids, vocab_limit, _ = inputs
+    logits, rows, targets, temperature, forbidden_ids, vocab_limit, need_entropy = inputs
     _, entropy, lse = output
     ctx.save_for_backward(logits, rows, targets, temperature, forbidden_ids, entropy, lse)
-    ctx.vocab_limit = vocab_limit
+    ctx.vocab_limit, ctx.need_entropy = vocab_limit, need_entropy
     ctx.set_materialize_grads(False)
 
 
@@ -196,7 +196,7 @@ def _backward(
     if grad_logp is not None or grad_entropy is not None:
         grad = _token_logprobs_backward(
             torch.zeros_like(lse, dtype=torch.float32) if grad_logp is None else grad_logp,
-            grad_entropy,
+            grad_entropy if ctx.need_entropy else None,
             logits,
             rows,
             targets,

@@ -155,7 +155,8 @@ def _forward(
         z = _target_logits(source, picked_targets)
         z = torch.where(allowed[picked_targets], z, _NEG_INF)
         logp[index] = ((z.double() - normaliser.top) / t.double() - normaliser.log_sum).float()
-        lse[index] = normaliser.top / t.double() + normaliser.log_sum
+        full = normaliser.top / t.double() + normaliser.log_sum
+        lse[index] = torch.where(normaliser.top == torch.inf, torch.inf, full)  # tells +inf in a row from NaN
         if need_entropy:
             entropy[index] = normaliser.entropy.clamp(min=0.0).float()
     return logp, entropy, lse
