@@ -14,15 +14,19 @@ class Batch:
     """n rows of the decode.
 
     state: their RowState. numbers: int64 [n] on the host, their numbers among all rows. generated: bool [n, L],
-    positions of the generated part. padded: whether any row has pads.
+    positions of the generated part. padded: whether any row has pads. measured: a hook may change masks, so that
+    candidates must be counted.
     """
 
-    def __init__(self, state: RowState, numbers: np.ndarray, pace: Pace, generated: Tensor, padded: bool) -> None:
+    def __init__(
+        self, state: RowState, numbers: np.ndarray, pace: Pace, generated: Tensor, *, padded: bool, measured: bool
+    ) -> None:
         self.state = state
         self.numbers = numbers
         self.number_list: list[int] = numbers.tolist()
         self.pace = pace
         self.padded = padded
+        self.measured = measured
         self.device = state.canvas.device
         self.generated = generated
         self.number = torch.from_numpy(numbers).to(self.device)
@@ -37,6 +41,8 @@ class Batch:
         -1 behind them up to the capacity."""
         self.active = self.to_device(self.pace.block[self.numbers].astype(np.int16))
         where = self.state.masked & (self.state.block <= self.active[:, None])
+        if self.measured:
+            self.pace.left[self.numbers] = where.sum(1).cpu().numpy()
         self._use(where.flatten().nonzero_static(size=self._capacity(), fill_value=-1).squeeze(1).to(torch.int32))
 
     def keep_uncommitted(self) -> None:
@@ -46,9 +52,9 @@ class Batch:
 
     def _use(self, rows: Tensor) -> None:
         self.rows = rows
-        self.index = rows.clamp(min=0).long()
-        self.sequence = (self.index // self.length).to(torch.int32)
-        self.position = self.state.position.flatten()[self.index]
+        index = rows.clamp(min=0).long()
+        self.sequence = (index // self.length).to(torch.int32)
+        self.position = self.state.position.flatten()[index]
 
     def _capacity(self) -> int:
         """Rows of one call: exact on the CPU; elsewhere a power of two, so that few shapes occur."""
@@ -69,9 +75,9 @@ class Batch:
         """A host array as a tensor on the device."""
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
-    def measured_left(self, blocks: np.ndarray, hook: bool) -> np.ndarray:
+    def measured_left(self, blocks: np.ndarray) -> np.ndarray:
         """int64 [n], masks still among each row's candidates, read on the host. blocks: those just worked on."""
-        if hook:
+        if self.measured:
             where = self.state.masked & (self.state.block <= self.to_device(blocks.astype(np.int16))[:, None])
             return where.sum(1).cpu().numpy()
         return self.masks_left.cpu().numpy().astype(np.int64) - self.pace.later[self.numbers, blocks]

@@ -7,7 +7,6 @@ follow a schedule no step waits for the device.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +39,7 @@ class Decoder:
     step, or None.
 
     After `run`: last int64 [N], the position of the last token of a row that stopped early, else L. row_steps,
-    row_forwards: int64 [N] on the host. seconds: of the loop.
+    row_forwards: int64 [N] on the host.
     """
 
     def __init__(
@@ -103,18 +102,15 @@ class Decoder:
         self.last = torch.full((total,), length, dtype=torch.int64, device=device)
         self.row_steps = np.zeros(total, dtype=np.int64)
         self.row_forwards = np.zeros(total, dtype=np.int64)
-        self.seconds = 0.0
 
     @torch.no_grad()
     def run(self) -> None:
         """Decodes every row."""
-        begin = time.perf_counter()
         self.status[self.pace.finished(np.arange(len(self.status)))] = DONE
         batch = self._form_batch()
         while batch is not None:
             blocks = self._step(batch)
             batch = self._after_step(batch, blocks)
-        self.seconds = time.perf_counter() - begin
 
     # -- who is in the batch --------------------------------------------------------------------------------------
 
@@ -130,7 +126,8 @@ class Decoder:
         everyone = numbers.size == len(self.status)
         state = self.rows if everyone else self.rows.take(where)
         generated = self.generated if everyone else self.generated[where]
-        return Batch(state, numbers, self.pace, generated, bool(self.padded[numbers].any()))
+        padded, measured = bool(self.padded[numbers].any()), self.config.token_hook is not None
+        return Batch(state, numbers, self.pace, generated, padded=padded, measured=measured)
 
     def _after_step(self, batch: Batch, blocks: np.ndarray) -> Batch | None:
         """Retires rows that are finished; returns the next step's batch. blocks: int64 [n], those just worked on."""
@@ -209,7 +206,7 @@ class Decoder:
                 self.recorder.wrote(batch.number, step, batch.state)
         self.row_steps[numbers] = pace.step[numbers] + 1
         blocks = pace.block[numbers]
-        left = None if pace.planned else batch.measured_left(blocks, self.config.token_hook is not None)
+        left = None if pace.planned else batch.measured_left(blocks)
         pace.advance(numbers, left)
         if self.on_step is not None:
             self.on_step(batch.view(step, self.scoring.forwards))
@@ -276,5 +273,4 @@ class Decoder:
             masks_left=batch.masks_left,
             done=batch.done,
             next_rows=batch.next_rows,
-            num_next_rows=None,
         )

@@ -53,8 +53,11 @@ class ParticleGroups:
         self.base = torch.zeros(rows, dtype=torch.float64)
 
     def resample(self, rows: RowState, members: np.ndarray, block: int) -> np.ndarray | None:
-        """Numbers of the rows that ``members`` continue from, or None. block: the block they enter; keys the draw."""
-        total = total_logp(rows)[torch.from_numpy(members)].cpu()
+        """Numbers of the rows that ``members``, neighbours, continue from, or None.
+
+        block: the block they enter; it keys the draw.
+        """
+        total = total_logp(rows, slice(members[0], members[-1] + 1)).cpu()
         source = ancestors(total - self.base[members], self.smc, rows.seeds[members[0]].cpu(), block)
         if source is None:
             return None
@@ -62,8 +65,8 @@ class ParticleGroups:
         return members[source.numpy()]
 
 
-def total_logp(rows: RowState) -> Tensor:
-    """float64 [N], the sum of the log-probabilities of the committed tokens of every row."""
+def total_logp(rows: RowState, part: slice = slice(None)) -> Tensor:
+    """float64 [n], the sum of the log-probabilities of the committed tokens of all rows or of some."""
     assert rows.commit_logp is not None
-    committed = rows.eligible & ~rows.masked
-    return torch.where(committed, rows.commit_logp, 0.0).sum(1, dtype=torch.float64)
+    committed = rows.eligible[part] & ~rows.masked[part]
+    return torch.where(committed, rows.commit_logp[part], 0.0).sum(1, dtype=torch.float64)

@@ -128,6 +128,22 @@ def test_token_hook_that_masks_again_under_a_threshold() -> None:
         assert torch.equal(out.trajectory.states(step), state)
 
 
+def test_token_hook_that_masks_an_earlier_block_again() -> None:
+    def hook(state: StepState):
+        canvas = state.canvas.clone()
+        if int(state.step[0]) == 1:  # the last step of the first block
+            canvas[:, :2] = MASK
+        if int(state.step[0]) == 2:
+            canvas[:, 8] = 11
+        return canvas
+
+    scorer = HashScorer()
+    out = mf.generate(scorer, EMPTY, gen_length=9, block_length=3, steps=6, token_hook=hook)
+    assert (out.sequences != MASK).all() and out.sequences[0, 8] == 11
+    assert scorer.scored == [3, 1, 5, 3, 2]
+    assert out.trajectory.commit_step[0, 2] in (0, 1) and (out.trajectory.commit_step[0, :2] >= 2).all()
+
+
 def test_token_hook_that_never_lets_go_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdlm_fast.pace.MOST_STEPS", 20)
     rule = {"select": "threshold", "threshold": 0.3}
