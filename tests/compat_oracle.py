@@ -134,8 +134,8 @@ def decode(
     """Semi-autoregressive decoding; returns the canvas and the number of forward passes.
 
     layout: for each block its size and its steps, each a step index and a count. confidence(row, token, index).
-    take(confidences from high to low, count) is how many are committed. until_done: steps of a block stop with its masks,
-    and the last step repeats.
+    take(confidences from high to low, count) is how many are committed. until_done: a block's last step repeats until
+    the block holds no mask.
     """
     total = sum(size for size, _ in layout)
     canvas = [row + [mask_id] * total for row in prompt.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def test_trap_s3_remainders_come_first(released: bool) -> None:
     model = Stub(seed=4, bias=QUIET_MASK)
     llada.generate(model, prompts(1, 2), None, 8, 20, 10, mask_id=MASK, released=released)
     left = [int((canvas == MASK).sum()) for canvas, _, _ in model.calls] + [0]
-    revealed = [before - after for before, after in zip(left, left[1:], strict=False)]
+    revealed = [before - after for before, after in itertools.pairwise(left)]
     assert revealed == [3, 3, 2, 2, 3, 3, 2, 2]
 
 
@@ -138,7 +139,7 @@ ENDINGS = [{1: 9.0, 5: 0.0}, {2: 8.0, 5: 0.0}, {6: 3.0, 7: 2.0}, {8: 3.0, 9: 2.5
 
 def order_of_commits(model: Fixed, canvas: Tensor) -> list[int]:
     states = [*model.inputs, canvas]
-    pairs = zip(states, states[1:], strict=False)
+    pairs = itertools.pairwise(states)
     return [int((before != after).nonzero()[0, 1]) for before, after in pairs]
 
 
