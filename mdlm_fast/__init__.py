@@ -31,7 +31,7 @@ _EXPORTS = {
     "Trajectory": "mdlm_fast.trajectory",
     "use_backend": "mdlm_fast.ops",
 }
-_MODULES = ("compat", "models", "ops", "rng", "schedules", "tasks")
+_MODULES = ("analysis", "compat", "models", "ops", "rng", "schedules", "tasks")
 
 __all__ = [
     "EOSER",
@@ -41,6 +41,7 @@ __all__ = [
     "GenerateOutput",
     "MaskedDiffusionModel",
     "Trajectory",
+    "analysis",
     "compat",
     "generate",
     "load_model",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mdlm_fast import compat, models, ops, rng, schedules, tasks
+    from mdlm_fast import analysis, compat, models, ops, rng, schedules, tasks
     from mdlm_fast.config import EOSER, RCR, SMC, DecodeConfig
     from mdlm_fast.decode import generate
     from mdlm_fast.models import MaskedDiffusionModel, load_model, wrap

@@ -155,6 +155,17 @@ def test_trap_l1_llama_with_padding_and_shift(llama: LlamaForCausalLM, shift: bo
         assert out.sequences[b].tolist().count(0) == 5 - len(row) + want.count(0)
 
 
+@pytest.mark.parametrize("shift", [False, True])
+def test_trap_l4_sampling_does_not_depend_on_the_padding(llama: LlamaForCausalLM, shift: bool) -> None:
+    model = mf.wrap(llama, mask_id=63, eos_ids=(1,), shift=shift)
+    config = mf.DecodeConfig(gen_length=8, steps=4, temperature=0.8, eoser=mf.EOSER(), seed=2)
+    alone = mf.generate(model, torch.tensor([[8, 63, 30]]), config=config, row_ids=[1]).sequences[0].tolist()
+    left = torch.tensor([[5, 9, 12, 40, 7], [0, 0, 8, 63, 30]])
+    right = torch.tensor([[5, 9, 12, 40, 7], [8, 63, 30, 0, 0]])
+    assert mf.generate(model, left, (left > 0).int(), config).sequences[1, 2:].tolist() == alone
+    assert mf.generate(model, right, (right > 0).int(), config).sequences[1, :11].tolist() == alone
+
+
 @torch.no_grad()
 def test_plain_models_are_wrapped(llama: LlamaForCausalLM) -> None:
     llama.config.mask_token_id = 63

@@ -4,6 +4,9 @@ import pytest
 import torch
 from decode_cases import CONFIGS, EMPTY, random_prompts
 from decode_oracle import EOS, MASK, VOCAB, HashScorer, TableScorer, hash_logits, table_of
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, TextDiffusionStreamer
 
 import mdlm_fast as mf
 from mdlm_fast.row_state import StepState
@@ -227,6 +230,17 @@ def test_streamer_object_gets_prompt_drafts_and_result() -> None:
     assert streamer.calls[1][1] == out.trajectory.states(1)[0, 3:].tolist()
     with pytest.raises(ValueError, match="follows one sequence, this decode has 2"):
         mf.generate(HashScorer(), random_prompts(2, 3, 2), gen_length=4, streamer=streamer)
+
+
+def test_transformers_diffusion_streamer(capsys: pytest.CaptureFixture[str]) -> None:
+    words = {f"w{i}": i for i in range(VOCAB)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")))
+    streamer = TextDiffusionStreamer(tokenizer, skip_prompt=True)
+    scorer = HashScorer()
+    scorer.tokenizer = tokenizer
+    out = mf.generate(scorer, random_prompts(1, 3, 2), gen_length=4, steps=2, streamer=streamer)
+    printed = capsys.readouterr().out
+    assert f"w{MASK}" in printed and printed.strip().endswith(out.text[0])
 
 
 def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
