@@ -10,7 +10,7 @@ namespace mdlm_fast::MDLM_ISA {
 
 // Sixteen registers hold the sums of half a 64-column block.
 constexpr int kHalvesAtOnce = 1;
-constexpr bool kOneKernel = false;
+constexpr bool kFewKernels = false;
 
 struct Mask {
   __m256 a, b;
@@ -36,7 +36,6 @@ MDLM_INLINE Floats fused_minus(Floats x, Floats y, Floats z) {
   return {_mm256_fmsub_ps(x.a, y.a, z.a), _mm256_fmsub_ps(x.b, y.b, z.b)};
 }
 MDLM_INLINE Floats maximum(Floats x, Floats y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
-MDLM_INLINE Floats minimum(Floats x, Floats y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 
 MDLM_INLINE Mask not_below(Floats x, Floats y) {
   return {_mm256_cmp_ps(x.a, y.a, _CMP_NLT_UQ), _mm256_cmp_ps(x.b, y.b, _CMP_NLT_UQ)};
@@ -50,10 +49,8 @@ MDLM_INLINE Mask is_nan(Floats x) {
 MDLM_INLINE unsigned bits(Mask mask) {
   return static_cast<unsigned>(_mm256_movemask_ps(mask.a)) | static_cast<unsigned>(_mm256_movemask_ps(mask.b)) << 8;
 }
+MDLM_INLINE bool any(Mask mask) { return _mm256_movemask_ps(_mm256_or_ps(mask.a, mask.b)) != 0; }
 MDLM_INLINE Mask any_of(Mask x, Mask y) { return {_mm256_or_ps(x.a, y.a), _mm256_or_ps(x.b, y.b)}; }
-MDLM_INLINE Floats select(Mask mask, Floats yes, Floats no) {
-  return {_mm256_blendv_ps(no.a, yes.a, mask.a), _mm256_blendv_ps(no.b, yes.b, mask.b)};
-}
 MDLM_INLINE Floats fused_or_zero(Mask mask, Floats x, Floats y, Floats z) {
   const Floats r = fused(x, y, z);
   return {_mm256_and_ps(r.a, mask.a), _mm256_and_ps(r.b, mask.b)};
@@ -113,7 +110,6 @@ MDLM_INLINE Words magnitude(Words x) {
   return {_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low)};
 }
 MDLM_INLINE Words maximum(Words x, Words y) { return {_mm256_max_epi16(x.a, y.a), _mm256_max_epi16(x.b, y.b)}; }
-MDLM_INLINE Words minimum(Words x, Words y) { return {_mm256_min_epi16(x.a, y.a), _mm256_min_epi16(x.b, y.b)}; }
 struct WordMask {
   __m256i a, b;
 };
@@ -122,10 +118,8 @@ MDLM_INLINE std::uint32_t bits(WordMask mask) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(mask.a, mask.b), 0xD8);
   return static_cast<std::uint32_t>(_mm256_movemask_epi8(packed));
 }
+MDLM_INLINE bool any(WordMask mask) { return _mm256_movemask_epi8(_mm256_or_si256(mask.a, mask.b)) != 0; }
 MDLM_INLINE WordMask any_of(WordMask x, WordMask y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
-MDLM_INLINE Words select(WordMask mask, Words yes, Words no) {
-  return {_mm256_blendv_epi8(no.a, yes.a, mask.a), _mm256_blendv_epi8(no.b, yes.b, mask.b)};
-}
 MDLM_INLINE std::int16_t reduce_max(Words x) {
   const __m256i b = _mm256_max_epi16(x.a, x.b);
   const __m128i c = _mm_max_epi16(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));

@@ -11,7 +11,7 @@ namespace mdlm_fast::MDLM_ISA {
 
 // Both halves of a 64-column block keep their sums in registers at once.
 constexpr int kHalvesAtOnce = 2;
-constexpr bool kOneKernel = false;
+constexpr bool kFewKernels = false;
 
 using Mask = __mmask16;
 
@@ -31,15 +31,14 @@ MDLM_INLINE Floats fused(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps
 MDLM_INLINE Floats fused_minus(Floats a, Floats b, Floats c) { return {_mm512_fmsub_ps(a.v, b.v, c.v)}; }
 // The second argument where either is NaN, or both are zeros.
 MDLM_INLINE Floats maximum(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
-MDLM_INLINE Floats minimum(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
 
 // Lanes where a >= b or either is NaN.
 MDLM_INLINE Mask not_below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ); }
 MDLM_INLINE Mask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
 MDLM_INLINE Mask is_nan(Floats a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
 MDLM_INLINE unsigned bits(Mask mask) { return mask; }
+MDLM_INLINE bool any(Mask mask) { return mask != 0; }
 MDLM_INLINE Mask any_of(Mask a, Mask b) { return a | b; }
-MDLM_INLINE Floats select(Mask mask, Floats yes, Floats no) { return {_mm512_mask_blend_ps(mask, no.v, yes.v)}; }
 // a * b + c where the mask is set, +0 elsewhere.
 MDLM_INLINE Floats fused_or_zero(Mask mask, Floats a, Floats b, Floats c) {
   return {_mm512_maskz_fmadd_ps(mask, a.v, b.v, c.v)};
@@ -91,12 +90,11 @@ MDLM_INLINE Words ordered(Words a) {
 }
 MDLM_INLINE Words magnitude(Words a) { return {_mm512_and_si512(a.v, _mm512_set1_epi16(0x7fff))}; }
 MDLM_INLINE Words maximum(Words a, Words b) { return {_mm512_max_epi16(a.v, b.v)}; }
-MDLM_INLINE Words minimum(Words a, Words b) { return {_mm512_min_epi16(a.v, b.v)}; }
 using WordMask = __mmask32;
 MDLM_INLINE WordMask equal(Words a, Words b) { return _mm512_cmpeq_epi16_mask(a.v, b.v); }
 MDLM_INLINE std::uint32_t bits(WordMask mask) { return mask; }
+MDLM_INLINE bool any(WordMask mask) { return mask != 0; }
 MDLM_INLINE WordMask any_of(WordMask a, WordMask b) { return a | b; }
-MDLM_INLINE Words select(WordMask mask, Words yes, Words no) { return {_mm512_mask_blend_epi16(mask, no.v, yes.v)}; }
 MDLM_INLINE std::int16_t reduce_max(Words a) {
   const __m256i b = _mm256_max_epi16(_mm512_castsi512_si256(a.v), _mm512_extracti64x4_epi64(a.v, 1));
   const __m128i c = _mm_max_epi16(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
