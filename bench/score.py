@@ -1,10 +1,10 @@
 """Speed of `score_rows` on the CPU against what decoders do without it, and against the time to merely read the logits.
 
-    python -m bench.score                     # or: python bench/score.py --quick
+    python -m bench.score [--quick]
 
-Every round runs each candidate once, in turn, so that a busy machine slows all of them; the table shows medians. Buffers are
-several times the last-level cache and rotated, so each call reads its rows from memory. The float64 and Gumbel baselines
-run on fewer rows and are scaled up; `*` marks them.
+Every round runs each candidate once, in turn, so that a busy machine slows all of them; the table shows medians and the
+least. Buffers are several times the last-level cache and rotated, so each call reads its rows from memory. The float64
+and Gumbel baselines run on fewer rows and are scaled up; `*` marks them.
 """
 
 from __future__ import annotations
