@@ -22,7 +22,10 @@ _KNOWN_TO_END_WITH_THE_HEAD = {
 def module_lock(module: nn.Module) -> threading.RLock:
     """The lock that serialises patched calls of `module`, whatever wrapper they come through."""
     with _LOCKS_GUARD:
-        return _LOCKS.setdefault(module, threading.RLock())
+        lock = _LOCKS.get(module)
+        if lock is None:
+            lock = _LOCKS[module] = threading.RLock()
+        return lock
 
 
 @contextmanager

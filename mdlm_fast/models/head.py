@@ -144,9 +144,10 @@ class RowHead:
         check_rows("rows", rows, length)
         rows = rows.to(torch.int32)
         options = dict(score_kwargs)
-        real = rows.clamp(min=0)
-        options.setdefault("row_sequence", real // length)
-        options.setdefault("row_position", real % length)
+        if options.get("row_sequence") is None:
+            options["row_sequence"] = rows.clamp(min=0) // length
+        if options.get("row_position") is None:
+            options["row_position"] = rows.clamp(min=0) % length
         source = left_neighbour(rows, length) if shift else rows
         guidance = None
         if guidance_rows is not None and guidance_scale != 0.0:

@@ -112,12 +112,12 @@ class MaskedDiffusionModel:
         if guidance_rows is not None:
             _check_range("guidance_rows", guidance_rows, input_ids)
         length = input_ids.shape[1]
-        real = rows.clamp(min=0)
-        if "row_sequence" not in score_kwargs:
-            score_kwargs["row_sequence"] = (real // length).to(torch.int32)
-        if "row_position" not in score_kwargs:
-            position = real % length if padding is None else padding.position_ids.flatten()[real]
-            score_kwargs["row_position"] = position.to(torch.int32)
+        if padding is not None:  # the hidden row is not the canvas row, so RowHead cannot tell these
+            real = rows.clamp(min=0)
+            if score_kwargs.get("row_sequence") is None:
+                score_kwargs["row_sequence"] = (real // length).to(torch.int32)
+            if score_kwargs.get("row_position") is None:
+                score_kwargs["row_position"] = padding.position_ids.flatten()[real].to(torch.int32)
         return self._head.score(
             self._forward(input_ids, padding),
             self._source(rows, padding),
