@@ -114,17 +114,19 @@ void LibraryHead::write_weight(const Chunk& c, const Tensor& grad_logits, const 
 
 void LibraryHead::write_bias(const Chunk& c, void* grad_bias) {
   torch::stable::parallel_for(0, c.tiles, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(kTileColumns), values(kTileColumns);
+    std::vector<double> sums(kTileColumns);
+    std::vector<float> values(kTileColumns);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * kTileColumns, columns = std::min<int64_t>(kTileColumns, c.columns - first);
-      std::fill(sums.begin(), sums.end(), 0.0f);
+      std::fill(sums.begin(), sums.end(), 0.0);
       for (int64_t n = 0; n < count_; ++n) {
         cpu::score_kernels().widen[static_cast<int>(dtype_)](row(n) + first * element_, static_cast<int>(columns),
                                                              values.data());
         for (int64_t v = 0; v < columns; ++v) sums[v] += values[v];
       }
+      std::copy(sums.begin(), sums.begin() + columns, values.begin());
       cpu::gradient_kernels().narrow[static_cast<int>(dtype_)](
-          sums.data(), static_cast<int>(columns), static_cast<char*>(grad_bias) + (c.first_id + first) * element_);
+          values.data(), static_cast<int>(columns), static_cast<char*>(grad_bias) + (c.first_id + first) * element_);
     }
   });
 }

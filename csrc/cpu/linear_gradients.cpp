@@ -111,12 +111,14 @@ class Backward {
   }
 
   void write_bias(std::int64_t column, std::int64_t columns) {
-    float sums[kPanelColumns] = {}, values[kPanelColumns];
+    double sums[kPanelColumns] = {};
+    float values[kPanelColumns], rounded[kPanelColumns];
     for (std::int64_t n = 0; n < rows_.count; ++n) {
       score_kernels().widen[static_cast<int>(head_.dtype)](grad_logits(n, column), static_cast<int>(columns), values);
       for (std::int64_t v = 0; v < columns; ++v) sums[v] += values[v];
     }
-    narrow(sums, columns, out_.grad_bias, first_id_ + column);
+    for (std::int64_t v = 0; v < columns; ++v) rounded[v] = static_cast<float>(sums[v]);
+    narrow(rounded, columns, out_.grad_bias, first_id_ + column);
   }
 
   void narrow(const float* values, std::int64_t count, void* out, std::int64_t at) const {
