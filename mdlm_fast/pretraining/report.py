@@ -86,8 +86,8 @@ def curves(records: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def document(rows: list[tuple[str, dict[str, Any]]], records: list[dict[str, Any]], parameters: int) -> str:
-    """The text of docs/puzzles.md."""
+def document(rows: list[tuple[str, dict[str, Any]]], records: list[dict[str, Any]], parameters: int, note: str) -> str:
+    """The text of docs/puzzles.md; `note` is put below the picture."""
     config = PretrainConfig()
     sudoku, countdown, likely_short, likely_worked = rows[0][1]["problems"]
     last = records[-1]["step"]
@@ -155,6 +155,8 @@ library versions and thread count only; elsewhere expect the same accuracy.
 
 ![Training loss and accuracy](puzzles.png)
 
+{note}
+
 - Masks: the number of masked positions is uniform in three of five examples, random positions; a prefix in the
   others. The loss is the mean over an example's masked positions, an unbiased estimate of the bound without the
   variance of 1/t.
@@ -180,6 +182,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metrics", type=Path, default=Path("docs/puzzles-metrics.jsonl"), help="of the training run")
     parser.add_argument("--model", default="builtin:puzzles", help="model to measure")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of puzzles.md and puzzles.png")
+    parser.add_argument(
+        "--note", default="Accuracy is that of the weights at each step.", help="line below the picture"
+    )
     parser.add_argument("--limit", type=int, help="only the first so many puzzles of each task")
     args = parser.parse_args(argv)
     records = [json.loads(line) for line in args.metrics.read_text(encoding="utf-8").splitlines()]
@@ -192,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     save_png(curves(records), args.out / "puzzles.png")
     temporary = args.out / "puzzles.md.tmp"
-    temporary.write_text(document(rows, records, parameters), encoding="utf-8")
+    temporary.write_text(document(rows, records, parameters, args.note), encoding="utf-8")
     temporary.replace(args.out / "puzzles.md")
     return 0
 
