@@ -102,7 +102,7 @@ class SMC:
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How to decode. See the README for a tour; every field has a default.
+    """How to decode. See docs/decoding.md for a tour; every field has a default.
 
     Canvas and schedule:
         gen_length: masks appended to each prompt; 0 fills the masks already in the input, nothing else.
