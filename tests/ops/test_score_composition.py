@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -63,20 +62,21 @@ def test_linear_score_rows_is_score_rows_of_the_product(backend: str, dtype: tor
     """Integer-valued inputs are exact in fp32 whatever the order of the sum, so equality can be asked."""
     generator = torch.Generator().manual_seed(14)
     hidden = torch.randint(-2, 3, (2, 40, 12), generator=generator).to(dtype)
-    weight = torch.randint(-2, 3, (2500, 12), generator=generator).to(dtype)
-    bias = torch.randint(-3, 4, (2500,), generator=generator).to(dtype)
+    weight = torch.randint(-2, 3, (2100, 12), generator=generator).to(dtype)
+    bias = torch.randint(-3, 4, (2100,), generator=generator).to(dtype)
     other = torch.randint(-2, 3, (2, 40, 12), generator=generator).to(dtype)
     index = torch.randperm(80, generator=generator)[:rows].to(torch.int32)
     index[0] = -1
-    for b, extra in itertools.product(
-        (bias, None),
+    for b, extra in zip(
+        (None, bias, bias, None, bias),
         (
             {},
             {"temperature": 0.7, "seeds": 6, "stats_from": "tempered"},
             {"temperature": torch.tensor([0.0, 0.9]), "seeds": torch.tensor([1, 2]), "top_k": 12, "top_p": 0.9},
-            {"forbidden_ids": [1, 2048], "vocab_limit": 2400, "normalize_over": "all", "temperature": 1.1, "seeds": 3},
+            {"forbidden_ids": [1, 2048], "vocab_limit": 2090, "normalize_over": "all", "temperature": 1.1, "seeds": 3},
             {"guidance": other, "guidance_scale": 1.5},
         ),
+        strict=True,
     ):
         extra = dict(extra)
         guidance = extra.pop("guidance", None)

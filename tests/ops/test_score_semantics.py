@@ -73,7 +73,7 @@ def test_trap_n10_forbidden_ids_and_vocab_limit(
 def test_trap_s7_filters_change_the_tempered_distribution_only(
     backend: str, normalize_over: str, stats_from: str, temperature: float
 ) -> None:
-    logits = random_logits(2, rows=3)
+    logits = random_logits(2, rows=3, width=2500)
     for top_k, top_p in ((5, 1.0), (0, 0.8), (3, 0.95), (4000, 0.3), (1, 1.0), (0, 1e-9), (10**6, 0.999)):
         scores = ops.score_rows(
             logits,

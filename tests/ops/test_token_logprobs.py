@@ -87,7 +87,7 @@ def test_confident_targets_keep_their_digits(backend: str) -> None:
 @pytest.mark.ops(*PLAIN)
 @pytest.mark.parametrize("entropy_grad", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("width", (1, 2, 31, 2049, 5000))
+@pytest.mark.parametrize("width", (1, 2, 31, 2049))
 def test_gradients_to_logits(backend: str, width: int, dtype: torch.dtype, entropy_grad: bool) -> None:
     """Within twice the error of PyTorch in the same dtype; rows named twice add up, others get zero."""
     p = problem(width + 1, width)
@@ -127,7 +127,7 @@ def test_gradients_to_logits(backend: str, width: int, dtype: torch.dtype, entro
 @pytest.mark.ops(*LINEAR)
 @pytest.mark.parametrize("entropy_grad", (False, True))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("width,bias", ((2, True), (31, False), (2049, True), (5000, False)))
+@pytest.mark.parametrize("width,bias", ((2, True), (31, False), (2049, True)))
 def test_linear_values_and_gradients(
     backend: str, width: int, bias: bool, dtype: torch.dtype, entropy_grad: bool
 ) -> None:

@@ -106,13 +106,11 @@ def tile_statistics(
         candidates = allowed[low:high].expand_as(z)
         if pivot is not None:
             candidates = candidates & (z >= pivot[:, None])
-        z_candidates = torch.where(candidates, z, _NEG_INF)
-        # With a pivot, an allowed id below it leaves the normaliser too; ids that are not allowed stay if asked.
-        in_normaliser = candidates | ~allowed[low:high] if normalize_all else candidates
-        z_normaliser = torch.where(in_normaliser, z, _NEG_INF)
-        chunks.append(
-            _statistics(_tiled(z_normaliser), _tiled(z_candidates), temperature[:, None, None], tempered_moment)
-        )
+        z_candidates = z_normaliser = _tiled(torch.where(candidates, z, _NEG_INF))
+        if normalize_all:
+            # An allowed id below the pivot is out of the normaliser too; the ids that are not allowed stay in.
+            z_normaliser = _tiled(torch.where(candidates | ~allowed[low:high], z, _NEG_INF))
+        chunks.append(_statistics(z_normaliser, z_candidates, temperature[:, None, None], tempered_moment))
         for name in ("top_id", "best_id"):
             ids = getattr(chunks[-1], name)
             offsets = start + low + TILE * torch.arange(ids.shape[1], device=ids.device)
@@ -122,18 +120,28 @@ def tile_statistics(
 
 
 def _tiled(z: Tensor) -> Tensor:
+    """[rows, tiles, 2048], filled up with -inf; one narrow tile is [rows, 1, 2^k], which sums to the same bits."""
     tiles = -(-z.shape[1] // TILE)
-    return F.pad(z, (0, tiles * TILE - z.shape[1]), value=_NEG_INF).view(z.shape[0], tiles, TILE)
+    size = TILE if tiles > 1 else 1 << (z.shape[1] - 1).bit_length()
+    return F.pad(z, (0, tiles * size - z.shape[1]), value=_NEG_INF).view(z.shape[0], tiles, size)
 
 
 def _statistics(z_normaliser: Tensor, z_candidates: Tensor, temperature: Tensor, tempered: bool) -> TileStatistics:
     top, top_at = _maximum(z_normaliser)
-    best, best_at = _maximum(z_candidates)
+    is_top = _one_hot(top_at, z_normaliser)
     d = z_normaliser - _finite(top)[..., None]
-    is_top = _one_hot(top_at, d)
-    d_best = (z_candidates - _finite(best)[..., None]) / temperature
-    is_best = _one_hot(best_at, d_best)
-    d_tempered = d / temperature
+    rest = tree_sum(d.exp().masked_fill_(is_top, 0.0))
+    d_tempered, tempered_rest = d, rest
+    if not (temperature == 1.0).all():
+        d_tempered = d / temperature
+        tempered_rest = tree_sum(d_tempered.exp().masked_fill_(is_top, 0.0))
+    if z_candidates is z_normaliser:
+        best, best_at, is_best, mass_rest = top, top_at, is_top, tempered_rest
+    else:
+        best, best_at = _maximum(z_candidates)
+        is_best = _one_hot(best_at, z_candidates)
+        d_best = (z_candidates - _finite(best)[..., None]) / temperature
+        mass_rest = tree_sum(d_best.exp().masked_fill_(is_best, 0.0))
     d_moment = d_tempered if tempered else d
     moment = torch.where(d_moment == _NEG_INF, 0.0, d_moment * d_moment.exp())
     return TileStatistics(
@@ -142,10 +150,10 @@ def _statistics(z_normaliser: Tensor, z_candidates: Tensor, temperature: Tensor,
         best=best,
         best_id=torch.where(best == _NEG_INF, -1, best_at),
         second=z_candidates.masked_fill(is_best, _NEG_INF).amax(-1),
-        rest=tree_sum(d.exp().masked_fill(is_top, 0.0)),
-        mass_rest=tree_sum(d_best.exp().masked_fill(is_best, 0.0)),
+        rest=rest,
+        mass_rest=mass_rest,
         moment=tree_sum(moment),
-        tempered_rest=tree_sum(d_tempered.exp().masked_fill(is_top, 0.0)),
+        tempered_rest=tempered_rest,
     )
 
 
