@@ -61,6 +61,13 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature={temperature} must not be negative")
 
 
+def check_attention_mask(mask: Tensor | None, prompt: Tensor) -> None:
+    """Refuses an attention mask that does not cover the prompt, position for position."""
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != prompt.shape):
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"attention_mask must have the prompt's shape {tuple(prompt.shape)}, got {shape}")
+
+
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuses a value that is not one of ``allowed``."""
     if value not in allowed:

@@ -197,7 +197,7 @@ def _decode_released(
             confidence = _released.distribution_confidence(probabilities, options["alg"], confidence)
             ranking = torch.full_like(canvas, -torch.inf, dtype=logits.dtype)
             ranking[masked] = confidence
-            count = int(masked.sum() / len(canvas) * share)
+            count = int(masked.sum() / max(1, len(canvas)) * share)
             if count > 0:
                 if options["alg_temp"]:
                     chosen = (ranking / options["alg_temp"]).softmax(-1).multinomial(count)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_fast.compat import _fused, _released
+from mdlm_fast.compat import _fused_blocks, _released
 from mdlm_fast.compat._layout import (
     Block,
     ascending_blocks,
@@ -61,7 +61,7 @@ def _decode(
         if not isinstance(eos_id, int):
             raise ValueError(f"tokenizer.eos_token_id is {eos_id!r}; EOSER needs one EOS id")
     if not released:
-        return _fused.decode_blocks(
+        return _fused_blocks.decode_blocks(
             model,
             model,
             canvas,

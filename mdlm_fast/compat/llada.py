@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdlm_fast.compat import _fused, _released
+from mdlm_fast.compat import _fused_blocks, _released
 from mdlm_fast.compat._layout import (
     check_temperature,
     choice,
@@ -80,7 +80,7 @@ def generate(
         return model(canvases, attention_mask=mask)
 
     if not released:
-        return _fused.decode_blocks(
+        return _fused_blocks.decode_blocks(
             model,
             forward,
             canvas,
@@ -97,7 +97,7 @@ def generate(
 
     def score(logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
         if logits_eos_inf or confidence_eos_eot_inf:
-            _fused.check_special_ids(logits.shape[-1], (EOS_ID, EOT_ID) if confidence_eos_eot_inf else (EOS_ID,))
+            _fused_blocks.check_special_ids(logits.shape[-1], (EOS_ID, EOT_ID) if confidence_eos_eot_inf else (EOS_ID,))
         if logits_eos_inf:
             logits[..., EOS_ID] = -torch.inf
         noisy = _released.gumbel_scores(logits, temperature, torch.float64)
