@@ -109,7 +109,7 @@ anywhere, in seconds.
     countdown 30 100 93 to 23 :                   ->  93 + 30 = 123 ; 123 - 100 = 23
 
 Whole integers from 0 to 399 are single tokens. Answers are padded with EOS to {GEN_LENGTH} positions, as
-LLaDA's are.
+LLaDA's are. Sudoku puzzles have 4 to 12 blanks in training, Countdown numbers and targets are from 1 to 100.
 
 ## Solved on the held-out test files (%)
 
