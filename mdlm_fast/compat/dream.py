@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from mdlm_fast.compat import _fused, _released
-from mdlm_fast.compat._layout import check_temperature, choice, device_of, positive
+from mdlm_fast.compat._layout import check_attention_mask, check_temperature, choice, device_of, positive
 
 TokensHook = Callable[[int | None, Tensor, Tensor | None], Tensor]
 LogitsHook = Callable[[int, Tensor, Tensor], Tensor]
@@ -87,6 +87,7 @@ def diffusion_generate(
     positive("steps", options["steps"])
     check_temperature(options["temperature"])
     attention_mask = kwargs.get("attention_mask")
+    check_attention_mask(attention_mask, inputs)
     if options["num_return_sequences"] != 1:
         inputs = inputs.repeat_interleave(options["num_return_sequences"], 0)
         if attention_mask is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mdlm_fast.compat import _fused_blocks, _released
 from mdlm_fast.compat._layout import (
+    check_attention_mask,
     check_temperature,
     choice,
     count_blocks,
@@ -69,6 +70,7 @@ def generate(
     positive("steps", steps)
     if steps % number:
         raise ValueError(f"steps={steps} is not a multiple of the {number} blocks of gen_length={gen_length}")
+    check_attention_mask(attention_mask, prompt)
     if attention_mask is not None:
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(canvas), gen_length)], 1)
     blocks = even_blocks(canvas, mask_id, gen_length, block_length, steps // number)

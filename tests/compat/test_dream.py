@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -290,6 +291,7 @@ def test_where_options_come_from(released: bool) -> None:
         ({"inputs": None}, "inputs must be token ids"),
         ({"mask_token_id": None}, "mask_token_id is neither"),
         ({"max_new_tokens": None, "max_length": 4}, "max_length=4 leaves no room after a prompt of 4"),
+        ({"attention_mask": torch.ones(2, 4)}, r"attention_mask must have the prompt's shape \(1, 4\)"),
         ({"alg": "best"}, "alg='best'"),
         ({"steps": 0}, "steps=0"),
         ({"temperature": -1}, "temperature=-1"),
@@ -299,3 +301,20 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
     keywords: dict[str, Any] = {"inputs": prompts(1), "max_new_tokens": 4, "mask_token_id": MASK} | change
     with pytest.raises(ValueError, match=message):
         dream.diffusion_generate(Stub(), keywords.pop("inputs"), **keywords)
+
+
+def test_signature() -> None:
+    parameters = inspect.signature(dream.diffusion_generate).parameters
+    assert list(parameters) == ["model", "inputs", "generation_config", "released", "kwargs"]
+    assert parameters["inputs"].default is None and parameters["generation_config"].default is None
+    assert parameters["released"].default is False
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_an_empty_batch(released: bool) -> None:
+    nothing = torch.zeros(0, 3, dtype=torch.long)
+    for alg in ("origin", "entropy"):
+        out = dream.diffusion_generate(
+            Stub(), nothing, max_new_tokens=4, steps=2, alg=alg, mask_token_id=MASK, released=released
+        )
+        assert out.shape == (0, 7)

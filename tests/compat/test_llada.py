@@ -237,6 +237,7 @@ def test_signature() -> None:
         ({"temperature": -1.0}, "temperature=-1.0 must not be negative"),
         ({"logits_eos_inf": True}, "this model has 19 logits"),
         ({"confidence_eos_eot_inf": True}, "this model has 19 logits"),
+        ({"attention_mask": torch.ones(1, 3)}, r"attention_mask must have the prompt's shape \(1, 2\), got \(1, 3\)"),
         ({"prompt": torch.zeros(3, dtype=torch.long)}, r"prompt must be an integer tensor \[B, P\], got \(3,\)"),
     ],
 )
@@ -256,3 +257,15 @@ def test_refusals(change: dict[str, Any], message: str, released: bool) -> None:
 def test_float_prompt_is_refused() -> None:
     with pytest.raises(TypeError, match="integer token ids"):
         llada.generate(Stub(), torch.zeros(1, 2), mask_id=MASK)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_an_empty_batch_and_narrow_ids(released: bool) -> None:
+    empty = llada.generate(Stub(), torch.zeros(0, 3, dtype=torch.long), None, 4, 8, 4, mask_id=MASK, released=released)
+    assert empty.shape == (0, 11)
+    prompt = prompts(1, 3)
+    wide, narrow = (
+        llada.generate(Stub(bias=QUIET_MASK), ids, None, 4, 8, 4, mask_id=MASK, released=released)
+        for ids in (prompt, prompt.int())
+    )
+    assert torch.equal(wide, narrow)
