@@ -77,7 +77,8 @@ def finish_scores(
     mask = arguments.stats_mask(_OP, stats)
     outputs = _finish_scores(
         partials,
-        *(None if x is None else x.detach() for x in (logits, hidden, weight, bias)),
+        *(None if x is None else x.detach() for x in (logits, hidden, weight)),
+        None if bias is None else bias.detach().contiguous(),
         *row[:6],
         forbidden,
         guidance,

@@ -66,7 +66,7 @@ def linear_score_rows(
     outputs = _linear_score_rows(
         hidden.detach(),
         weight.detach(),
-        None if bias is None else bias.detach(),
+        None if bias is None else bias.detach().contiguous(),
         *row[:6],
         forbidden,
         guidance,

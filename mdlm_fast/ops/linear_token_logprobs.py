@@ -52,6 +52,7 @@ def linear_token_logprobs(
     check_head(_OP, hidden, weight, bias)
     rows, targets, temperature = target_arguments(_OP, hidden, rows, targets, temperature)
     forbidden, limit = arguments.vocabulary_arguments(_OP, weight.shape[0], hidden.device, forbidden_ids, vocab_limit)
+    bias = None if bias is None else bias.contiguous()
     logp, entropy, _ = _linear_token_logprobs(hidden, weight, bias, rows, targets, temperature, forbidden, limit, True)
     return logp, entropy if entropy_grad else entropy.detach()
 

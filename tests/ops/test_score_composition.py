@@ -87,3 +87,20 @@ def test_linear_score_rows_is_score_rows_of_the_product(backend: str, dtype: tor
         assert torch.equal(a.token, c.token)
         for x, y in zip(a[1:], c[1:], strict=True):
             torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.ops("linear_score_rows", "linear_token_logprobs", "linear_token_logprobs_backward")
+def test_trap_l2_heads_and_hidden_states_of_any_strides(backend: str) -> None:
+    generator = torch.Generator().manual_seed(16)
+    hidden = torch.randint(-2, 3, (2, 8, 5), generator=generator).float().transpose(1, 2)[:, 1:]
+    weight = torch.randint(-2, 3, (8, 40), generator=generator).float().t()
+    bias = torch.randint(-2, 3, (80,), generator=generator).float()[::2]
+    targets = torch.arange(8)
+    results = []
+    for inputs in ((hidden, weight, bias), (hidden.contiguous(), weight.contiguous(), bias.contiguous())):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        logp, entropy = ops.linear_token_logprobs(*leaves, None, targets)
+        grads = torch.autograd.grad(logp.sum(), leaves)
+        results.append([*ops.linear_score_rows(*inputs, temperature=0.8, seeds=2), logp, entropy, *grads])
+    for strided, dense in zip(*results, strict=True):
+        torch.testing.assert_close(strided, dense, rtol=1e-6, atol=1e-6)

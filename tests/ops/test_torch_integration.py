@@ -108,7 +108,7 @@ def test_the_compiled_library_has_the_same_schema(op: str) -> None:
 
 
 @pytest.mark.ops("score_rows", "select_commit_")
-def test_a_step_compiles_without_graph_breaks(backend: str) -> None:
+def test_trap_l5_a_compiled_step_writes_once_and_has_no_graph_breaks(backend: str) -> None:
     """Score, then commit in place, in one graph; a new batch size does not change the results."""
 
     def step(logits: torch.Tensor, canvas: torch.Tensor, masked: torch.Tensor, quota: torch.Tensor) -> torch.Tensor:
