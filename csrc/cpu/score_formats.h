@@ -76,19 +76,34 @@ struct SixteenBits {
     return Format::to_float(static_cast<std::uint16_t>(key ^ ((key >> 15) & 0x7fff)));
   }
 
+  // As signed words, numbers without a sign bit are in order and above all others, so the first loop decides unless
+  // the tile is negative throughout. As unsigned words, NaNs with a sign bit are the only ones above -inf.
   template <bool kCheckNan>
   static MDLM_INLINE Maximum maximum_of(const Tile<Element>& tile) {
-    Words first[2] = {splat_words(0x8000), splat_words(0x8000)}, largest = splat_words(0);
+    Words first[2] = {splat_words(0x8000), splat_words(0x8000)}, unsigned_first[2] = {splat_words(0), splat_words(0)};
     for (int i = 0; i < tile.n; i += kBlockColumns) {
       const Element* p = tile.block(i);
       for (int k = 0; k < 2; ++k) {
         const Words x = load_words(p + 32 * k);
-        if constexpr (kCheckNan) largest = maximum(largest, magnitude(x));
-        first[k] = maximum(first[k], ordered(x));
+        if constexpr (kCheckNan) unsigned_first[k] = maximum_unsigned(unsigned_first[k], x);
+        first[k] = maximum(first[k], x);
       }
     }
-    const std::int16_t max = reduce_max(maximum(first[0], first[1]));
-    return {value(max), max > Format::kInfinityBits || (kCheckNan && reduce_max(largest) > Format::kInfinityBits)};
+    std::int16_t max = reduce_max(maximum(first[0], first[1]));
+    if (max < 0) max = maximum_of_negative(tile);
+    bool nan = max > Format::kInfinityBits;
+    if constexpr (kCheckNan) {
+      const Words flip = splat_words(0x8000), largest = maximum_unsigned(unsigned_first[0], unsigned_first[1]);
+      nan = nan || (reduce_max(exclusive_or(largest, flip)) ^ 0x8000) > (0x8000 | Format::kInfinityBits);
+    }
+    return {value(max), nan};
+  }
+
+  static __attribute__((noinline)) std::int16_t maximum_of_negative(const Tile<Element>& tile) {
+    Words first[2] = {splat_words(0x8000), splat_words(0x8000)};
+    for (int i = 0; i < tile.n; i += kBlockColumns)
+      for (int k = 0; k < 2; ++k) first[k] = maximum(first[k], ordered(load_words(tile.block(i) + 32 * k)));
+    return reduce_max(maximum(first[0], first[1]));
   }
 
   static MDLM_INLINE WordMask matches(const Element* p, float max) {

@@ -36,9 +36,10 @@ struct ExpArgument {
       : scale(splat(kStepsPerUnit * inverse_temperature)), least(splat(kLeastExponent / inverse_temperature)) {}
 };
 
-// exp(d / T) with the mask of the lanes in range (or NaN, which is kept) and d as it was used.
+// exp(d / T) as the product power * factor, which a fused multiply-add forms without rounding; the mask of the lanes in
+// range (or NaN, which is kept), elsewhere the product means nothing; and d as it was used.
 struct ExpResult {
-  Floats value, d;
+  Floats power, factor, d;
   Mask in_range;
 };
 
@@ -48,7 +49,7 @@ MDLM_INLINE ExpResult exponential(Floats d, const ExpArgument& argument, const E
   const Floats shifted = fused(d, argument.scale, splat(kRound));
   const Floats f = fused_minus(d, argument.scale, shifted - splat(kRound));
   const Floats power = table(shifted);
-  return {fused_or_zero(in_range, power, fused(f, splat(kC2), splat(kC1)) * f, power), d, in_range};
+  return {keep(in_range, power), fused(fused(f, splat(kC2), splat(kC1)), f, splat(1.0f)), d, in_range};
 }
 
 // The first column equal to the maximum, which is there.
@@ -74,8 +75,8 @@ struct Sum {
   template <int kSums>
   MDLM_INLINE void add(int k, Floats d, const ExpArgument& argument, const ExpTable& table) {
     const ExpResult e = exponential(d, argument, table);
-    sum[k] = sum[k] + e.value;
-    if constexpr (kSums == 2) moment[k] = fused_where(e.in_range, e.value, e.d, moment[k]);
+    sum[k] = fused_where(e.in_range, e.power, e.factor, sum[k]);
+    if constexpr (kSums == 2) moment[k] = fused_where(e.in_range, e.power * e.d, e.factor, moment[k]);
   }
   static MDLM_INLINE float total(const Floats* x) { return reduce_add((x[0] + x[2]) + (x[1] + x[3])); }
 };
@@ -151,7 +152,10 @@ void widen(const void* tile, int n, float* out) {
 void weights(const float* z, int n, float max, float inverse_temperature, float* out) {
   const ExpTable table(kExpTable);
   const ExpArgument argument(inverse_temperature);
-  for (int i = 0; i < n; i += 16) store(out + i, exponential(load(z + i) - splat(max), argument, table).value);
+  for (int i = 0; i < n; i += 16) {
+    const ExpResult e = exponential(load(z + i) - splat(max), argument, table);
+    store(out + i, fused_where(e.in_range, e.power, e.factor, splat(0)));
+  }
 }
 
 std::uint64_t read(const void* data, std::size_t bytes) {

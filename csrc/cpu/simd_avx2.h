@@ -51,13 +51,11 @@ MDLM_INLINE unsigned bits(Mask mask) {
 }
 MDLM_INLINE bool any(Mask mask) { return _mm256_movemask_ps(_mm256_or_ps(mask.a, mask.b)) != 0; }
 MDLM_INLINE Mask any_of(Mask x, Mask y) { return {_mm256_or_ps(x.a, y.a), _mm256_or_ps(x.b, y.b)}; }
-MDLM_INLINE Floats fused_or_zero(Mask mask, Floats x, Floats y, Floats z) {
-  const Floats r = fused(x, y, z);
-  return {_mm256_and_ps(r.a, mask.a), _mm256_and_ps(r.b, mask.b)};
-}
-// Lanes that `fused_or_zero` will clear, held where the whole-number part still fits; NaN stays NaN.
+// x where the mask is set, +0 elsewhere.
+MDLM_INLINE Floats keep(Mask mask, Floats x) { return {_mm256_and_ps(x.a, mask.a), _mm256_and_ps(x.b, mask.b)}; }
+// Lanes that `keep` will clear, held where their arithmetic stays finite; NaN stays NaN.
 MDLM_INLINE Floats clamp_below(Floats x, Floats least) { return maximum(least, x); }
-// x comes from `fused_or_zero`, so the other lanes add -0 or +0, which changes nothing.
+// x has been through `keep`, so the other lanes add -0 or +0, which changes nothing.
 MDLM_INLINE Floats fused_where(Mask, Floats x, Floats y, Floats z) { return fused(x, y, z); }
 
 struct ExpTable {
@@ -105,11 +103,11 @@ MDLM_INLINE __m256i ordered_half(__m256i x) {
   return _mm256_xor_si256(x, _mm256_and_si256(_mm256_srai_epi16(x, 15), _mm256_set1_epi16(0x7fff)));
 }
 MDLM_INLINE Words ordered(Words x) { return {ordered_half(x.a), ordered_half(x.b)}; }
-MDLM_INLINE Words magnitude(Words x) {
-  const __m256i low = _mm256_set1_epi16(0x7fff);
-  return {_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low)};
-}
+MDLM_INLINE Words exclusive_or(Words x, Words y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
 MDLM_INLINE Words maximum(Words x, Words y) { return {_mm256_max_epi16(x.a, y.a), _mm256_max_epi16(x.b, y.b)}; }
+MDLM_INLINE Words maximum_unsigned(Words x, Words y) {
+  return {_mm256_max_epu16(x.a, y.a), _mm256_max_epu16(x.b, y.b)};
+}
 struct WordMask {
   __m256i a, b;
 };

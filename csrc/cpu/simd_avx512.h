@@ -39,11 +39,9 @@ MDLM_INLINE Mask is_nan(Floats a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNO
 MDLM_INLINE unsigned bits(Mask mask) { return mask; }
 MDLM_INLINE bool any(Mask mask) { return mask != 0; }
 MDLM_INLINE Mask any_of(Mask a, Mask b) { return a | b; }
-// a * b + c where the mask is set, +0 elsewhere.
-MDLM_INLINE Floats fused_or_zero(Mask mask, Floats a, Floats b, Floats c) {
-  return {_mm512_maskz_fmadd_ps(mask, a.v, b.v, c.v)};
-}
-// Nothing to protect: lanes below the threshold are cleared or passed over by their mask, and no lane traps.
+// What `fused_where` will pass over need not be cleared here.
+MDLM_INLINE Floats keep(Mask, Floats a) { return a; }
+// Nor held in range: no lane traps.
 MDLM_INLINE Floats clamp_below(Floats a, Floats) { return a; }
 // c + a * b where the mask is set, c elsewhere.
 MDLM_INLINE Floats fused_where(Mask mask, Floats a, Floats b, Floats c) {
@@ -88,8 +86,9 @@ MDLM_INLINE Words splat_words(std::uint16_t x) { return {_mm512_set1_epi16(stati
 MDLM_INLINE Words ordered(Words a) {
   return {_mm512_ternarylogic_epi32(a.v, _mm512_srai_epi16(a.v, 15), _mm512_set1_epi16(0x7fff), 0x78)};
 }
-MDLM_INLINE Words magnitude(Words a) { return {_mm512_and_si512(a.v, _mm512_set1_epi16(0x7fff))}; }
+MDLM_INLINE Words exclusive_or(Words a, Words b) { return {_mm512_xor_si512(a.v, b.v)}; }
 MDLM_INLINE Words maximum(Words a, Words b) { return {_mm512_max_epi16(a.v, b.v)}; }
+MDLM_INLINE Words maximum_unsigned(Words a, Words b) { return {_mm512_max_epu16(a.v, b.v)}; }
 using WordMask = __mmask32;
 MDLM_INLINE WordMask equal(Words a, Words b) { return _mm512_cmpeq_epi16_mask(a.v, b.v); }
 MDLM_INLINE std::uint32_t bits(WordMask mask) { return mask; }

@@ -124,8 +124,8 @@ MDLM_INLINE bool any(Mask mask) { return any_bit(mask.v); }
 MDLM_INLINE Mask any_of(Mask x, Mask y) {
   return fours<Mask>([&](int i) { return x.v[i] | y.v[i]; });
 }
-MDLM_INLINE Floats fused_or_zero(Mask mask, Floats x, Floats y, Floats z) {
-  return fours([&](int i) { return (F32x4)(mask.v[i] & (I32x4)fused_four(x.v[i], y.v[i], z.v[i])); });
+MDLM_INLINE Floats keep(Mask mask, Floats x) {
+  return fours([&](int i) { return (F32x4)(mask.v[i] & (I32x4)x.v[i]); });
 }
 MDLM_INLINE Floats clamp_below(Floats x, Floats least) {
   return fours([&](int i) { return select_four(x.v[i] < least.v[i], least.v[i], x.v[i]); });
@@ -167,8 +167,8 @@ MDLM_INLINE Words splat_words(std::uint16_t x) {
   const std::int16_t w = static_cast<std::int16_t>(x);
   return fours<Words>([&](int) { return I16x8{w, w, w, w, w, w, w, w}; });
 }
-MDLM_INLINE Words magnitude(Words x) {
-  return fours<Words>([&](int i) { return x.v[i] & std::int16_t{0x7fff}; });
+MDLM_INLINE Words exclusive_or(Words x, Words y) {
+  return fours<Words>([&](int i) { return x.v[i] ^ y.v[i]; });
 }
 MDLM_INLINE Words ordered(Words x) {
   return fours<Words>([&](int i) { return x.v[i] ^ ((x.v[i] >> 15) & std::int16_t{0x7fff}); });
@@ -178,6 +178,10 @@ MDLM_INLINE Words maximum(Words x, Words y) {
     const I16x8 above = x.v[i] > y.v[i];
     return (above & x.v[i]) | (~above & y.v[i]);
   });
+}
+MDLM_INLINE Words maximum_unsigned(Words x, Words y) {
+  const Words flip = splat_words(0x8000);
+  return exclusive_or(maximum(exclusive_or(x, flip), exclusive_or(y, flip)), flip);
 }
 MDLM_INLINE WordMask equal(Words x, Words y) {
   return fours<Words>([&](int i) -> I16x8 { return x.v[i] == y.v[i]; });
