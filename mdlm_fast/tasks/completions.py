@@ -42,25 +42,33 @@ def boxed(text: str) -> list[str]:
     r"""Contents of every ``\boxed{...}``, in order, braces matched; one never closed runs to the end of its line.
 
     Of nested boxes the inner content counts once: ``\boxed{\boxed{1}}`` gives ``1``."""
+    closing = _closing_braces(text)
     found = []
     position = 0
     while (match := _BOXED.search(text, position)) is not None:
         start = match.end() + 1
-        depth, end = 1, start
-        while end < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        if depth:
-            content = text[start:].split("\n", 1)[0]
-            end = start
-        else:
-            content = text[start : end - 1]
-        if _BOXED.search(content) is None:
-            found.append(content.strip())
+        end = closing.get(match.end(), -1)
+        if end < 0:
+            end = text.find("\n", start)
+            end = len(text) if end < 0 else end
+        if _BOXED.search(text, start, end) is None:
+            found.append(text[start:end].strip())
             position = end
         else:
             position = start
     return found
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Index of the closing brace of every brace that is closed, by the index of the opening one. One pass."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer("[{}]", text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif opened:
+            closing[opened.pop()] = match.start()
+    return closing
 
 
 def answer_section(text: str) -> str | None:
