@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
 import torch
 
-from mdlm_fast.ops._registry import Backend
+from mdlm_fast.ops._registry import ENVIRONMENT_VARIABLE, Backend
 from mdlm_fast.ops._schemas import SCHEMAS
 
 LIBRARY = Path(__file__).resolve().parent.parent / "_C.abi3.so"
@@ -19,11 +20,13 @@ _COMPILED_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 def load_cpp_backend(library: Path = LIBRARY) -> Backend:
     """The C++ backend for the CPU, with those ops that the compiled library has.
 
-    A library that is absent or does not load costs one warning, and the reference backend takes over.
+    A library that is absent or does not load costs one warning (none if the environment asks for the reference), and
+    the reference backend takes over.
     """
     missing = _load(library)
     if missing is not None:
-        warnings.warn(f"mdlm_fast runs on its slower PyTorch reference: {missing}", RuntimeWarning, stacklevel=2)
+        if os.environ.get(ENVIRONMENT_VARIABLE) != "reference":
+            warnings.warn(f"mdlm_fast runs on its slower PyTorch reference: {missing}", RuntimeWarning, stacklevel=2)
         return Backend("cpp", missing=missing)
     namespace = getattr(torch.ops, CPP_NAMESPACE)
     ops = {op: getattr(namespace, op).default for op in SCHEMAS if hasattr(namespace, op)}
