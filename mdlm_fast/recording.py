@@ -82,7 +82,6 @@ class StepRecorder:
         assert state.commit_step is not None and state.commit_logp is not None
         columns = self.columns[rows]
         new = state.commit_step.gather(1, columns) == step[:, None]
-        new &= state.eligible.gather(1, columns)
         at = step.long()
         self.token[rows, at] = torch.where(new, state.canvas.gather(1, columns).to(torch.int32), self.token[rows, at])
         self.logp[rows, at] = torch.where(new, state.commit_logp.gather(1, columns), self.logp[rows, at])

@@ -59,7 +59,8 @@ class Trajectory:
             still masked, filled after a stop).
         commit_logp, commit_logp_T: float32 [B, L], log-probability of that token at temperature 1, and under the
             temperature and filters it was drawn with; 0 where commit_step is -1.
-        commit_confidence: float32 [B, L], its confidence before EOSER; 0 where commit_step is -1.
+        commit_confidence: float32 [B, L], its confidence before EOSER (a log-probability for "prob", a probability with
+            alg_temp); 0 where commit_step is -1.
         eligible: bool [B, L], positions decoding may write.
         mask_id, forbidden_ids, vocab_limit: what the tokens were drawn from: training must normalise over the same ids.
         normalize_all: the log-probabilities are over the whole vocabulary instead (normalize_over="all").

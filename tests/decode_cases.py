@@ -23,5 +23,8 @@ CONFIGS = {
     "alg_temp": mf.DecodeConfig(gen_length=12, steps=6, schedule="dream", alg_temp=0.5, temperature=0.7, seed=3),
     "origin": mf.DecodeConfig.preset("dream-origin", gen_length=12, steps=6, temperature=0.7, seed=3),
     "stop": mf.DecodeConfig(gen_length=12, block_length=3, stop_at_eos=True, temperature=1.0, seed=3),
+    "remasking stop": mf.DecodeConfig(
+        gen_length=12, block_length=6, steps=8, stop_at_eos=True, remasking=mf.RCR(), temperature=1.0, seed=6
+    ),
     "guidance": mf.DecodeConfig(gen_length=12, steps=6, cfg_scale=1.0, temperature=0.5, seed=3),
 }

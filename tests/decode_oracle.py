@@ -47,11 +47,13 @@ class HashScorer:
         self.scored: list[int] = []
         self.canvases: list[Tensor] = []
 
+    scale = 7.0
+
     def _run(self, input_ids: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
         self.batches.append(input_ids.shape[0])
         self.scored.append(rows.shape[0])
         self.canvases.append(input_ids.clone())
-        return hash_logits(input_ids, mask).flatten(0, 1)
+        return hash_logits(input_ids, mask, self.scale).flatten(0, 1)
 
     def score_rows(self, input_ids, rows, *, attention_mask=None, guidance_rows=None, guidance_scale=0.0, **options):
         logits = self._run(input_ids, attention_mask, rows)
@@ -172,6 +174,8 @@ def score(z: list[float], config: DecodeConfig, temperature: float, seed: int, p
 class NaiveDecoder:
     """Decodes one row. prompt: its real tokens, masks among them to be filled."""
 
+    scale = 7.0
+
     def __init__(self, prompt: list[int], config: DecodeConfig, seed: int, eos_ids=(EOS,), temperature=None) -> None:
         self.config, self.seed, self.eos_ids = config, seed, eos_ids
         self.temperature = config.temperature if temperature is None else temperature
@@ -195,10 +199,10 @@ class NaiveDecoder:
         self.blocks = config.blocks()
 
     def row_logits(self) -> list[list[float]]:
-        z = hash_logits(torch.tensor([self.canvas]))[0].double()
+        z = hash_logits(torch.tensor([self.canvas]), scale=self.scale)[0].double()
         if self.config.cfg_scale:
             without = [MASK if given else t for t, given in zip(self.canvas, self.given, strict=True)]
-            u = hash_logits(torch.tensor([without]))[0].double()
+            u = hash_logits(torch.tensor([without]), scale=self.scale)[0].double()
             z = (self.config.cfg_scale + 1) * z - self.config.cfg_scale * u
         return z.tolist()
 
@@ -303,27 +307,36 @@ class NaiveDecoder:
                 self.record.commit_step[p] = -1
         self.record.steps = step + 1
 
-    def run(self) -> Record:
+    def run_block(self, block: int) -> None:
+        """Decodes one block; the blocks before it must have been decoded."""
         c = self.config
-        first = 0
-        step = 0
-        for block, (_, steps) in enumerate(self.blocks):
-            present = sum(1 for p in self.masked if self.block[p] == block)
-            table = schedule_table(c.schedule, present, steps)[present].tolist()
-            if c.select in ("quota", "origin"):
-                for i in range(steps):
-                    if c.select == "origin":
-                        if any(self.block[p] == block for p in self.masked):
-                            p = float(dream_transfer_probabilities(steps)[i])
-                            self.one_step(block, first + i, i, 0, p, 0)
-                    elif present and (c.remasking or table[i]):
-                        self.one_step(block, first + i, i, table[i], 0.0, sum(table[i + 1 :]) if c.remasking else 0)
-                first += steps
-            else:
-                i = 0
-                while any(self.block[p] == block for p in self.masked):
-                    self.one_step(block, step, i, table[min(i, steps - 1)], 0.0, 0)
-                    i, step = i + 1, step + 1
+        steps = self.blocks[block][1]
+        present = sum(1 for p in self.masked if self.block[p] == block)
+        table = schedule_table(c.schedule, present, steps)[present].tolist()
+        if c.select not in ("quota", "origin"):
+            i = 0
+            while any(self.block[p] == block for p in self.masked):
+                self.one_step(block, self.record.steps, i, table[min(i, steps - 1)], 0.0, 0)
+                i += 1
+            return
+        first = sum(n for _, n in self.blocks[:block])
+        for i in range(steps):
+            if c.select == "origin":
+                if any(self.block[p] == block for p in self.masked):
+                    p = float(dream_transfer_probabilities(steps)[i])
+                    self.one_step(block, first + i, i, 0, p, 0)
+            elif present and (c.remasking or table[i]):
+                self.one_step(block, first + i, i, table[i], 0.0, sum(table[i + 1 :]) if c.remasking else 0)
+
+    def total_logp(self) -> float:
+        return sum(self.record.logp[p] for p in self.eligible - self.masked)
+
+    def run(self) -> Record:
+        for block in range(len(self.blocks)):
+            self.run_block(block)
+        return self.finish()
+
+    def finish(self) -> Record:
         self.record.tokens = self.canvas
         self.record.states.append(list(self.canvas))
         for p, s in enumerate(self.record.commit_step):

@@ -156,7 +156,7 @@ def test_token_hook_that_never_lets_go_is_an_error(monkeypatch: pytest.MonkeyPat
         )
 
 
-@pytest.mark.parametrize("name", ["quota", "remasking", "threshold", "stop"])
+@pytest.mark.parametrize("name", ["quota", "remasking", "threshold", "stop", "remasking stop"])
 def test_every_state_is_replayed(name: str) -> None:
     states: dict[tuple[int, int], list[int]] = {}
     config = CONFIGS[name]
@@ -173,6 +173,11 @@ def test_every_state_is_replayed(name: str) -> None:
     for (row, step), canvas in states.items():
         assert out.trajectory.states(step)[row].tolist() == canvas
     final = out.trajectory.states(out.trajectory.steps)
+    for row, made in enumerate(out.stats.row_steps):
+        for step in range(made, out.trajectory.steps):
+            assert torch.equal(out.trajectory.states(step)[row], final[row])
+    if config.stop_at_eos:
+        assert len(set(out.stats.row_steps)) > 1
     assert torch.equal(torch.where(final == MASK, EOS, final), out.trajectory.sequences)
 
 

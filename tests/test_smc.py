@@ -1,10 +1,12 @@
 """Particles: one is plain decoding, resampling follows the weights, prompts do not disturb each other."""
 
+import copy
+import math
 from collections import Counter
 
 import pytest
 import torch
-from decode_oracle import MASK, VOCAB, HashScorer
+from decode_oracle import MASK, VOCAB, HashScorer, NaiveDecoder, uniform
 from scipy.stats import chisquare
 
 import mdlm_fast as mf
@@ -51,6 +53,57 @@ def test_the_best_particle_is_returned() -> None:
     alone = mf.generate(HashScorer(), prompts(1).expand(5, -1), config=BASE, seed=None, seeds=seeds)
     total = alone.trajectory.commit_logp.double().sum(1)
     assert torch.equal(best.sequences[0], alone.sequences[total.argmax()])
+
+
+def naive_smc(prompt: list[int], config: mf.DecodeConfig, row: int, scale: float) -> tuple[NaiveDecoder, int]:
+    """Particles one after the other, systematic resampling; also the number of ancestors that survived in all."""
+    count = config.smc.particles
+    seed = rng.derive_seed(config.seed, row)
+    seeds = [seed, *(rng.derive_seed(seed, k) for k in range(1, count))]
+    particles = [NaiveDecoder(prompt, config, s) for s in seeds]
+    for particle in particles:
+        particle.scale = scale
+    base, survivors = [0.0] * count, 0
+    for block in range(len(config.blocks())):
+        for particle in particles:
+            particle.run_block(block)
+        totals = [particle.total_logp() for particle in particles]
+        gains = [math.exp(t - b - max(totals)) for t, b in zip(totals, base, strict=True)]
+        weights = [g / sum(gains) for g in gains]
+        if block + 1 == len(config.blocks()) or 1 / sum(w * w for w in weights) >= config.smc.threshold * count:
+            continue
+        u = uniform(seed, 0, block + 1, "smc")
+        points = [(u + i) / count for i in range(count)]
+        source = [next(i for i in range(count) if sum(weights[: i + 1]) > p) for p in points]
+        survivors += len(set(source))
+        particles = [copy.deepcopy(particles[i]) for i in source]
+        base = [totals[i] for i in source]
+        for particle, own in zip(particles, seeds, strict=True):
+            particle.seed = own
+    return max(particles, key=NaiveDecoder.total_logp), survivors
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{}, {"select": "threshold", "threshold": 0.08, "steps": None}, {"remasking": mf.RCR(), "schedule": "linear"}],
+)
+def test_against_particles_decoded_one_by_one(rule: dict) -> None:
+    config = BASE.replace(smc=mf.SMC(4, threshold=0.97), temperature=1.0, **rule)
+    survivors = 0
+    scorer = HashScorer()
+    scorer.scale = 2.0
+    ids = prompts(6)
+    out = mf.generate(scorer, ids, config=config)
+    for row in range(6):
+        want, more = naive_smc(ids[row].tolist(), config, row, scorer.scale)
+        survivors += more
+        record = want.finish()
+        assert out.sequences[row].tolist() == record.tokens
+        assert out.trajectory.commit_step[row].tolist() == record.commit_step
+        for step in range(out.trajectory.steps):
+            if step < record.steps:
+                assert out.trajectory.states(step)[row].tolist() in record.states
+    assert survivors > 12  # several ancestors at a time, or the weights would not be tested
 
 
 def test_particles_raise_the_likelihood() -> None:
