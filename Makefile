@@ -1,6 +1,6 @@
 # make demo       set up .venv if needed, then decode held-out puzzles live in the terminal
-# make test       set up .venv if needed, then lint, type check and run every test not marked slow
-# make test-full  the slow tests too
+# make test       set up .venv if needed, then check style and run every test not marked slow
+# make test-full  type checks and the slow tests too
 # make sanitize   the op tests with the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 # make build | lint | clean
 #
@@ -19,7 +19,7 @@ NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh csrc/*/*/*
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build demo test test-full lint sanitize clean
+.PHONY: build demo test test-full style lint sanitize clean
 .DELETE_ON_ERROR:
 
 build: build/.compiled
@@ -27,14 +27,17 @@ build: build/.compiled
 demo: build/.compiled
 	$(BIN)/mdlm-fast demo
 
-test: lint
+test: style
 	$(PYTEST) -q -m "not slow"
 
 test-full: lint
 	$(PYTEST) -q
 
-lint: build/.compiled $(VENV)/.tests-installed
+style: build/.compiled $(VENV)/.tests-installed
 	$(BIN)/ruff check .
+
+# Half a minute of processor time without its cache, so not part of `make test`.
+lint: style
 	$(BIN)/mypy
 
 $(VENV)/.created:
