@@ -101,7 +101,8 @@ class LibraryGroup {
     const auto part = [&](const Tensor& t, int64_t dim, int64_t from) {
       return torch::stable::narrow(const_cast<Tensor&>(t), dim, from, columns);
     };
-    const OptionalTensor bias = bias_ ? OptionalTensor(part(*bias_, 0, first)) : std::nullopt;
+    OptionalTensor bias;
+    if (bias_) bias = part(*bias_, 0, first);
     linear_out(rows, part(weight_, 0, first), bias, part(out, 1, 0));
   }
 

@@ -51,7 +51,8 @@ char* LibraryHead::row(int64_t n) const {
 }
 
 const void* LibraryHead::compute(const Chunk& c) {
-  const OptionalTensor bias = bias_ ? OptionalTensor(part(*bias_, 0, c.first_id, c.columns)) : std::nullopt;
+  OptionalTensor bias;
+  if (bias_) bias = part(*bias_, 0, c.first_id, c.columns);
   linear_out(hidden_, part(weight_, 0, c.first_id, c.columns), bias, part(logits_, 1, 0, c.columns));
   return logits_.data_ptr();
 }
