@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from decode_oracle import VOCAB
+from hash_scorer import VOCAB
 
 import mdlm_fast as mf
 

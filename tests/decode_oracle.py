@@ -1,4 +1,4 @@
-"""A decoder in plain Python and float64, one row at a time, and a model whose logits are a hash of the canvas.
+"""A decoder in plain Python and float64, one row at a time, for models whose logits are a hash of the canvas.
 
 It shares nothing with the package but the random numbers and the schedules, which have oracles of their own.
 """
@@ -9,88 +9,16 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from hash_scorer import EOS, MASK, VOCAB, hash_logits
 
-from mdlm_fast import ops
 from mdlm_fast.config import DecodeConfig
 from mdlm_fast.rng import STREAMS, philox4x32
 from mdlm_fast.schedules import dream_transfer_probabilities, schedule_table
-
-VOCAB, MASK, EOS = 23, 22, 1
-
-
-def hash_logits(canvas: Tensor, real: Tensor | None = None, scale: float = 7.0) -> Tensor:
-    """float32 [B, L, V] logits, a function of the real tokens and the number of real tokens before each position."""
-    real = torch.ones_like(canvas, dtype=torch.bool) if real is None else real.bool()
-    position = real.cumsum(1) - 1
-    mixed = ((canvas + 1) * (position * 7919 + 104729)) % 1000003
-    digest = (mixed * real).sum(1) % 1000003
-    token = torch.arange(VOCAB, dtype=torch.float64)
-    angle = digest[:, None, None] * 0.0137 + position[:, :, None] * 12.9898 + token * 78.233
-    noise = torch.frac(torch.sin(angle) * 43758.5453).abs()
-    return (scale * noise).float()
 
 
 def uniform(seed: int, position: int, step: int, stream: str) -> float:
     r0, r1, _, _ = philox4x32((position, step, STREAMS[stream], 0), (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
     return ((((r0 >> 6) << 26) | (r1 >> 6)) + 0.5) * 2.0**-52
-
-
-class HashScorer:
-    """Follows mdlm_fast.scoring.Scorer; counts forwards and the canvases and rows they saw."""
-
-    mask_id, eos_ids, vocab_size, vocab_limit, tokenizer = MASK, (EOS,), VOCAB, None, None
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.scored: list[int] = []
-        self.canvases: list[Tensor] = []
-
-    scale = 7.0
-
-    def _run(self, input_ids: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        self.batches.append(input_ids.shape[0])
-        self.scored.append(rows.shape[0])
-        self.canvases.append(input_ids.clone())
-        return hash_logits(input_ids, mask, self.scale).flatten(0, 1)
-
-    def score_rows(self, input_ids, rows, *, attention_mask=None, guidance_rows=None, guidance_scale=0.0, **options):
-        logits = self._run(input_ids, attention_mask, rows)
-        guidance = None if guidance_rows is None else logits
-        return ops.score_rows(
-            logits,
-            rows,
-            guidance_logits=guidance,
-            guidance_rows=guidance_rows,
-            guidance_scale=guidance_scale,
-            **options,
-        )
-
-    def row_logits(self, input_ids, rows, *, attention_mask=None):
-        return self._run(input_ids, attention_mask, rows)[rows.long()]
-
-
-class TableScorer(HashScorer):
-    """The same logits [L, V] for every canvas."""
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = table
-
-    def _run(self, input_ids: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-        super()._run(input_ids, mask, rows)
-        return self.table.expand(input_ids.shape[0], -1, -1).flatten(0, 1)
-
-
-def table_of(probabilities: list[float], tokens: list[int]) -> Tensor:
-    """Logits [L, V] whose best token at position l is tokens[l], with this probability over the ids but the mask."""
-    table = torch.empty(len(tokens), VOCAB, dtype=torch.float64)
-    for at, (p, token) in enumerate(zip(probabilities, tokens, strict=True)):
-        table[at] = math.log((1 - p) / (VOCAB - 2))
-        table[at, token] = math.log(p)
-        table[at, MASK] = -1e4
-    return table.float()
 
 
 @dataclass

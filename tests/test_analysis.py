@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decode_oracle import HashScorer
+from hash_scorer import HashScorer
 from scipy.stats import kendalltau
 
 import mdlm_fast as mf

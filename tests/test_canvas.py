@@ -1,7 +1,7 @@
 """The canvas: where masks, pads, blocks and positions lie."""
 
 import torch
-from decode_oracle import MASK
+from hash_scorer import MASK
 
 from mdlm_fast.canvas import NO_BLOCK, build_canvas
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from decode_cases import CONFIGS, EMPTY, random_prompts
-from decode_oracle import MASK, VOCAB, HashScorer, TableScorer
+from hash_scorer import MASK, VOCAB, HashScorer, TableScorer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import mdlm_fast as mf

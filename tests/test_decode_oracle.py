@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from decode_oracle import EOS, MASK, VOCAB, HashScorer, NaiveDecoder
+from decode_oracle import NaiveDecoder
+from hash_scorer import EOS, MASK, VOCAB, HashScorer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -199,6 +200,13 @@ def test_alg_temp_draws_positions_with_the_rows_own_numbers() -> None:
     for confidence in ("prob", "margin", "neg_entropy"):
         config = mf.DecodeConfig(gen_length=11, steps=4, schedule="dream", confidence=confidence, alg_temp=0.3, seed=9)
         check(prompts(generator, 3, 4), config, "right")
+
+
+def test_origin_with_blocks_that_end_early() -> None:
+    generator = torch.Generator().manual_seed(51)
+    config = mf.DecodeConfig.preset("dream-origin", gen_length=7, block_length=2, steps=16, temperature=1.0, seed=3)
+    out = check(prompts(generator, 6, 4, True), config)
+    assert sum(out.stats.row_forwards) < 6 * 16 and max(out.stats.row_steps) > 12
 
 
 def test_pure_infilling() -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from decode_oracle import EOS, MASK, VOCAB, HashScorer, TableScorer, table_of
+from hash_scorer import EOS, MASK, VOCAB, HashScorer, TableScorer, table_of
 from scipy.stats import chisquare
 
 import mdlm_fast as mf

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from decode_cases import CONFIGS, EMPTY, random_prompts
-from decode_oracle import EOS, MASK, VOCAB, HashScorer, TableScorer, hash_logits, table_of
+from hash_scorer import EOS, MASK, VOCAB, HashScorer, TableScorer, hash_logits, table_of
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, TextDiffusionStreamer

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
-from decode_oracle import MASK, VOCAB, HashScorer, NaiveDecoder, uniform
+from decode_oracle import NaiveDecoder, uniform
+from hash_scorer import MASK, VOCAB, HashScorer
 from scipy.stats import chisquare
 
 import mdlm_fast as mf

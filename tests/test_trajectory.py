@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decode_oracle import MASK, VOCAB, HashScorer
+from hash_scorer import MASK, VOCAB, HashScorer
 from safetensors.torch import load_file, save_file
 
 import mdlm_fast as mf
