@@ -90,7 +90,8 @@ RowScore RowScorer::finish(const RowInputs& row, const TileRecord* records, Tile
     const Sums sums = entropy && options_.stats_tempered ? Sums::kMoment : Sums::kSum;
     const bool pair = options_.stats_tempered && options_.wants(kMargin);
     const float second_above = pair ? kMinusInfinity : -kMinusInfinity;
-    const Plan plan = temperature == 1.0f ? Plan{sums, Sums::kNone, second_above} : Plan{Sums::kNone, sums, second_above};
+    Plan plan{Sums::kNone, Sums::kNone, second_above};
+    (temperature == 1.0f ? plan.raw : plan.tempered) = sums;
     scratch.filtered_records.resize(tiles);
     for (std::int64_t j = 0; j < tiles; ++j)
       scratch.filtered_records[j] =

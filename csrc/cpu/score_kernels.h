@@ -29,8 +29,8 @@ struct TileStats {
 enum class Sums : int { kNone = 0, kSum = 1, kMoment = 2 };
 
 // `n` columns, a multiple of 64, at most 2048. `inverse_temperature` finite and positive. `second` is found only where
-// max > `second_above`: -inf for always, +inf for never, or the largest entry of earlier tiles, as a row's second largest
-// entry is either the largest of some tile or the second of the tile that has the row's largest.
+// max > `second_above`: -inf for always, +inf for never, or the largest entry of earlier tiles, as a row's second
+// largest entry is either the largest of some tile or the second of the tile that has the row's largest.
 using TileFunction = void (*)(const void* tile, int n, float inverse_temperature, float second_above, TileStats* out);
 
 struct ScoreKernels {

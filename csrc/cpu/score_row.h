@@ -1,8 +1,8 @@
 // Scoring one row of logits: statistics tile by tile, then token, log-probabilities, margin and entropy.
 //
-// Use: make a RowScorer for the call; for each row `inputs`; for each tile `record = scorer.tile(...)`, in any order and
-// from anywhere (a tensor, or a GEMM's output while it is hot); then `scorer.finish(...)`. The mathematics is derived in
-// mdlm_fast/ops/reference/_tiles.py; fp32 inside a tile, fp64 between tiles.
+// Use: make a RowScorer for the call; for each row `inputs`; for each tile `record = scorer.tile(...)`, in any order
+// and from anywhere (a tensor, or a GEMM's output while it is hot); then `scorer.finish(...)`. The mathematics is
+// derived in mdlm_fast/ops/reference/_tiles.py; fp32 inside a tile, fp64 between tiles.
 #pragma once
 
 #include <cstdint>

@@ -51,8 +51,8 @@ constexpr RowScore kPaddingScore{kPaddingRow, -std::numeric_limits<float>::infin
                                  -std::numeric_limits<float>::infinity(), 0.0f, 0.0f};
 
 // Calls body(begin, end) over parts of [begin, end), `grain` or more at a time, on the threads of a pool.
-using ParallelFor =
-    std::function<void(std::int64_t, std::int64_t, std::int64_t, const std::function<void(std::int64_t, std::int64_t)>&)>;
+using RangeBody = std::function<void(std::int64_t, std::int64_t)>;
+using ParallelFor = std::function<void(std::int64_t, std::int64_t, std::int64_t, const RangeBody&)>;
 
 void score_rows(const RowScorer& scorer, const ScoreRequest& request, const ScoreOutputs& outputs, int threads,
                 const ParallelFor& parallel_for);

@@ -141,8 +141,9 @@ TileRecord RowScorer::compute(const Plan& plan, float temperature, const void* l
   };
   const TileStats best = run(candidates), top = normaliser == candidates ? best : run(normaliser);
   const auto global_id = [&](int column) { return column < 0 ? -1 : static_cast<std::int32_t>(begin + column); };
-  return {top.max,        global_id(top.argmax), best.max,          global_id(best.argmax),
-          best.second,    top.sum,               best.tempered_sum, options_.stats_tempered ? top.tempered_moment : top.moment,
+  const float moment = options_.stats_tempered ? top.tempered_moment : top.moment;
+  return {top.max,     global_id(top.argmax), best.max,          global_id(best.argmax),
+          best.second, top.sum,               best.tempered_sum, moment,
           top.tempered_sum};
 }
 

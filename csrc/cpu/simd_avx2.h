@@ -67,7 +67,8 @@ struct ExpTable {
     const __m256i n = _mm256_castps_si256(t);
     __m256 quarter[4];
     for (int i = 0; i < 4; ++i) quarter[i] = _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(entries[i], n));
-    const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 28)), bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 27));
+    const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 28));
+    const __m256 bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(n, 27));
     const __m256 entry = _mm256_blendv_ps(_mm256_blendv_ps(quarter[0], quarter[1], bit3),
                                           _mm256_blendv_ps(quarter[2], quarter[3], bit3), bit4);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(entry), _mm256_slli_epi32(n, 18)));
@@ -93,7 +94,9 @@ struct Words {
   __m256i a, b;
 };
 
-MDLM_INLINE __m256i load_half(const std::uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+MDLM_INLINE __m256i load_half(const std::uint16_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
 MDLM_INLINE Words load_words(const std::uint16_t* p) { return {load_half(p), load_half(p + 16)}; }
 MDLM_INLINE Words splat_words(std::uint16_t x) {
   const __m256i v = _mm256_set1_epi16(static_cast<short>(x));
