@@ -64,12 +64,17 @@ def decode_blocks(
                 if random:
                     confidence = torch.rand(canvas.shape, device=canvas.device).flatten()[rows]
                 elif last:
-                    # Every predicted EOS has probability 0 here, so ties are the rule and no matter of rounding.
+                    # Every predicted EOS has probability 0 here, so ties are the rule and no matter of rounding. So it
+                    # is with gamma = 0 below.
                     confidence = decoder.take_as_topk(rows, confidence.exp(), counts)
             else:
                 tokens, confidence = decoder.score_or_shuffle(rows, random)
             gamma = 1.0 if gammas is None else gammas[block.first_step + index]
-            rows = decoder.close_step(rows, tokens, confidence, counts, eos_id, gamma)
+            if eos_id is not None and gamma == 0:
+                confidence = decoder.take_as_topk(rows, confidence.exp().masked_fill(tokens == eos_id, 0.0), counts)
+                rows = decoder.close_step(rows, tokens, confidence, counts)
+            else:
+                rows = decoder.close_step(rows, tokens, confidence, counts, eos_id, gamma)
     return canvas
 
 

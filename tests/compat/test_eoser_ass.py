@@ -134,6 +134,18 @@ def test_trap_s8_gamma_zero_ranks_last_and_is_still_a_candidate(released: bool) 
     assert order[2] == 0
 
 
+def test_trap_s8_ties_at_gamma_zero_fall_as_torch_lets_them() -> None:
+    model, prompt = Stub(seed=4, bias={MASK: -40.0, EOS: 9.0}), prompts(2)
+    options: dict[str, Any] = {"eos_min_gamma": 0.0, "eos_max_gamma": 0.0, "mask_id": MASK}
+    made = [
+        eoser_ass.eoser_generate(model, prompt, TOKENIZER, 5, 12, 12, released=released, **options)
+        for released in (False, True)
+    ]
+    assert torch.equal(*made)
+    fused, plain = model.calls[:5], model.calls[5:]
+    assert all(torch.equal(ours[0], theirs[0]) for ours, theirs in zip(fused, plain, strict=True))
+
+
 @pytest.mark.parametrize("released", [False, True])
 def test_trap_s8_gamma_starts_again_in_every_block(released: bool) -> None:
     # Two blocks of two steps with steps=4: gamma is 0.4, 0.6 in both, not 0.4, 0.6, 0.8, 1.0.
