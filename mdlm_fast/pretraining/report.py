@@ -142,7 +142,7 @@ blanks left in; a third of LLaDA-8B's published answers to these puzzles do exac
 masked answer is then a digit or a 0. Confidence order starts with a blank whose digit is certain, and from there
 a solution is being written. Random order may start with a blank that could hold several digits, where 0 is the
 likeliest single token, and so do blocks of four where the first block holds no other. Before step
-{COPY_FROM_STEP:,}, without such copies, both orders solved every puzzle that was tried: 288 grids are few.
+{COPY_FROM_STEP:,}, without such copies, both orders solved all of 80 puzzles tried: 288 grids are few.
 
 ## Training
 
