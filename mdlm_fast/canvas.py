@@ -88,8 +88,8 @@ def build_canvas(
         empty = ids.new_full((batch, length + generated), mask_id)
         canvas = torch.where(inside, mask_id, ids.gather(1, source)) if length else empty
         canvas_real = (inside | real.gather(1, source)) if length else torch.ones_like(empty, dtype=torch.bool)
-        sizes = torch.tensor(block_sizes, device=ids.device)
-        names = torch.arange(len(block_sizes), dtype=torch.int16, device=ids.device).repeat_interleave(sizes)
+        of_place = [block for block, size in enumerate(block_sizes) for _ in range(size)]
+        names = torch.tensor(of_place, dtype=torch.int16, device=ids.device)
         block = torch.where(inside, names[place.clamp(0, generated - 1)], NO_BLOCK).to(torch.int16)
     masks = (canvas == mask_id) & canvas_real
     block = torch.where(masks & (block == NO_BLOCK), 0, block).to(torch.int16)
