@@ -107,11 +107,9 @@ void select_commit(Tensor canvas, Tensor masked, Tensor rows, Tensor token, Tens
                   "mdlm_fast: discount ", discount, " needs gamma and eos_ids");
   STD_TORCH_CHECK(!commit_logp || logp, "mdlm_fast: commit_logp needs logp");
   STD_TORCH_CHECK(!commit_logp_tempered || logp_tempered, "mdlm_fast: commit_logp_T needs logp_T");
-  int32_t largest = -1;
-  for (int64_t slot = 0; slot < capacity; ++slot) largest = args.rows[slot] > largest ? args.rows[slot] : largest;
-  STD_TORCH_CHECK(largest < cells, "mdlm_fast: rows holds ", largest, ", outside a canvas of ", cells, " positions");
-
   const cpu::SequenceSlots groups = cpu::group_by_sequence(args);
+  STD_TORCH_CHECK(groups.largest_row < cells, "mdlm_fast: rows holds ", groups.largest_row, ", outside a canvas of ",
+                  cells, " positions");
   torch::stable::parallel_for(0, num_sequences, 8, [&](int64_t begin, int64_t end) {
     cpu::select_commit_sequences(args, groups, begin, end);
   });

@@ -49,12 +49,20 @@ void gather_candidates(const SelectCommit& args, const SequenceSlots& groups, in
   c.chosen.clear();
   c.slots.resize(end - begin);
   c.keys.resize(end - begin);
+  // Local pointers: the stores below could otherwise change what args points to, and it would be read again every time.
+  const int32_t* const stored = groups.slots.empty() ? nullptr : groups.slots.data();
+  const int32_t* const rows = args.rows;
+  const int64_t* const token = args.token;
+  const uint8_t* const masked = args.masked;
+  const float* const confidence = args.confidence;
+  int32_t* __restrict const slots = c.slots.data();
+  uint32_t* __restrict const keys = c.keys.data();
   int64_t n = 0;
   for (int64_t i = begin; i < end; ++i) {
-    const int32_t slot = groups.slots.empty() ? static_cast<int32_t>(i) : groups.slots[i];
-    c.slots[n] = slot;
-    c.keys[n] = ranking_key(plain ? args.confidence[slot] : ranking(args, b, slot));
-    n += (args.token[slot] >= 0) & args.masked[args.rows[slot]];
+    const int32_t slot = stored ? stored[i] : static_cast<int32_t>(i);
+    slots[n] = slot;
+    keys[n] = ranking_key(plain ? confidence[slot] : ranking(args, b, slot));
+    n += (token[slot] >= 0) & masked[rows[slot]];
   }
   c.slots.resize(n);
   c.keys.resize(n);
@@ -185,6 +193,7 @@ SequenceSlots group_by_sequence(const SelectCommit& args) {
     }
     groups.offsets[b] = static_cast<int32_t>(i);
   }
+  groups.largest_row = n > 0 ? row_of(n - 1) : -1;
   return groups;
 }
 
@@ -200,14 +209,20 @@ void select_commit_sequences(const SelectCommit& args, const SequenceSlots& grou
 
 void write_next_rows(const SelectCommit& args) {
   if (!args.next_rows && !args.num_next_rows) return;
-  int32_t count = 0;
-  for (int64_t slot = 0; slot < args.capacity; ++slot) {
-    const int32_t row = args.rows[slot];
-    if (args.next_rows) args.next_rows[count] = row;
-    count += row >= 0 && args.masked[row];
+  const int32_t* const rows = args.rows;
+  const uint8_t* const masked = args.masked;
+  int32_t* __restrict const next_rows = args.next_rows;
+  int64_t count = 0;
+  if (next_rows) {
+    for (int64_t slot = 0; slot < args.capacity; ++slot) {
+      next_rows[count] = rows[slot];
+      count += rows[slot] >= 0 && masked[rows[slot]];
+    }
+    std::fill(next_rows + count, next_rows + args.capacity, -1);
+  } else {
+    for (int64_t slot = 0; slot < args.capacity; ++slot) count += rows[slot] >= 0 && masked[rows[slot]];
   }
-  if (args.next_rows) std::fill(args.next_rows + count, args.next_rows + args.capacity, -1);
-  if (args.num_next_rows) *args.num_next_rows = count;
+  if (args.num_next_rows) *args.num_next_rows = static_cast<int32_t>(count);
 }
 
 void remask_sequences(const Remask& args, int64_t begin, int64_t end) {

@@ -51,6 +51,7 @@ struct SelectCommit {
 struct SequenceSlots {
   std::vector<int32_t> offsets;    // [B + 1]
   std::vector<int32_t> slots;      // [number of rows >= 0] or empty
+  int32_t largest_row = -1;        // must lie in the canvas before anything is committed
 };
 
 SequenceSlots group_by_sequence(const SelectCommit& args);
