@@ -43,27 +43,39 @@ float ranking(const SelectCommit& args, int64_t b, int32_t slot) {
   return value;
 }
 
-void gather_candidates(const SelectCommit& args, const SequenceSlots& groups, int64_t b, Candidates& c) {
-  const int64_t begin = groups.offsets[b], end = groups.offsets[b + 1];
-  const bool plain = args.discount == Discount::kNone && !(args.position_temperature > 0.0f);
-  c.chosen.clear();
-  c.slots.resize(end - begin);
-  c.keys.resize(end - begin);
-  // Local pointers: the stores below could otherwise change what args points to, and it would be read again every time.
-  const int32_t* const stored = groups.slots.empty() ? nullptr : groups.slots.data();
+// Writes the slots and keys of those that are candidates, in order; returns how many. A template, so that the loop over
+// ascending rows without a discount has no call and no branch in it.
+template <class SlotOf, class KeyOf>
+int64_t pack_candidates(const SelectCommit& args, int64_t begin, int64_t end, SlotOf slot_of, KeyOf key_of,
+                        int32_t* __restrict slots, uint32_t* __restrict keys) {
   const int32_t* const rows = args.rows;
   const int64_t* const token = args.token;
   const uint8_t* const masked = args.masked;
-  const float* const confidence = args.confidence;
-  int32_t* __restrict const slots = c.slots.data();
-  uint32_t* __restrict const keys = c.keys.data();
   int64_t n = 0;
   for (int64_t i = begin; i < end; ++i) {
-    const int32_t slot = stored ? stored[i] : static_cast<int32_t>(i);
+    const int32_t slot = slot_of(i);
     slots[n] = slot;
-    keys[n] = ranking_key(plain ? confidence[slot] : ranking(args, b, slot));
+    keys[n] = key_of(slot);
     n += (token[slot] >= 0) & masked[rows[slot]];
   }
+  return n;
+}
+
+void gather_candidates(const SelectCommit& args, const SequenceSlots& groups, int64_t b, Candidates& c) {
+  const int64_t begin = groups.offsets[b], end = groups.offsets[b + 1];
+  c.chosen.clear();
+  c.slots.resize(end - begin);
+  c.keys.resize(end - begin);
+  int32_t* const slots = c.slots.data();
+  uint32_t* const keys = c.keys.data();
+  const bool ascending = groups.slots.empty();
+  const auto same = [](int64_t i) { return static_cast<int32_t>(i); };
+  const auto stored = [&](int64_t i) { return ascending ? same(i) : groups.slots[i]; };
+  const auto plain_key = [confidence = args.confidence](int32_t slot) { return ranking_key(confidence[slot]); };
+  const auto key = [&](int32_t slot) { return ranking_key(ranking(args, b, slot)); };
+  const bool plain = args.discount == Discount::kNone && !(args.position_temperature > 0.0f);
+  const int64_t n = plain && ascending ? pack_candidates(args, begin, end, same, plain_key, slots, keys)
+                                       : pack_candidates(args, begin, end, stored, key, slots, keys);
   c.slots.resize(n);
   c.keys.resize(n);
 }
@@ -72,13 +84,15 @@ void choose_best(Candidates& c, int64_t k) {
   k = std::min(k, c.size());
   c.chosen.clear();
   if (k <= 0) return;
-  const TopKeys top = top_keys(c.keys.data(), c.size(), k);
+  const uint32_t* const keys = c.keys.data();
+  const TopKeys top = top_keys(keys, c.size(), k);
+  c.chosen.resize(k);
+  int32_t* __restrict const chosen = c.chosen.data();
   // Keys above the bound are all taken; those equal to it fill up from the left.
   int64_t ties = top.ties;
-  for (int64_t i = 0; static_cast<int64_t>(c.chosen.size()) < k; ++i) {
-    const uint32_t key = c.keys[i];
-    if (key < top.bound || (key == top.bound && ties-- <= 0)) continue;
-    c.chosen.push_back(static_cast<int32_t>(i));
+  for (int64_t i = 0, taken = 0; taken < k; ++i) {
+    if (keys[i] < top.bound || (keys[i] == top.bound && ties-- <= 0)) continue;
+    chosen[taken++] = static_cast<int32_t>(i);
   }
 }
 
@@ -212,16 +226,15 @@ void write_next_rows(const SelectCommit& args) {
   const int32_t* const rows = args.rows;
   const uint8_t* const masked = args.masked;
   int32_t* __restrict const next_rows = args.next_rows;
+  // A padding row looks at position 0 and does not count: cheaper than a branch.
+  const int64_t slots = args.num_sequences * args.length > 0 ? args.capacity : 0;
+  const auto still_masked = [=](int32_t row) { return masked[row < 0 ? 0 : row] & (row >= 0); };
   int64_t count = 0;
-  if (next_rows) {
-    for (int64_t slot = 0; slot < args.capacity; ++slot) {
-      next_rows[count] = rows[slot];
-      count += rows[slot] >= 0 && masked[rows[slot]];
-    }
-    std::fill(next_rows + count, next_rows + args.capacity, -1);
-  } else {
-    for (int64_t slot = 0; slot < args.capacity; ++slot) count += rows[slot] >= 0 && masked[rows[slot]];
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    if (next_rows) next_rows[count] = rows[slot];
+    count += still_masked(rows[slot]);
   }
+  if (next_rows) std::fill(next_rows + count, next_rows + args.capacity, -1);
   if (args.num_next_rows) *args.num_next_rows = static_cast<int32_t>(count);
 }
 

@@ -33,6 +33,8 @@ def check_tensor(
     device: torch.device,
 ) -> None:
     """Refuse a tensor of the wrong type, rank, size (None = any), dtype or device."""
+    if isinstance(value, Tensor) and value.shape == shape and value.dtype in dtypes and value.device == device:
+        return  # nearly always: ops are called with a score of tensors each, and what follows takes them apart
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
     same = value.dim() == len(shape)

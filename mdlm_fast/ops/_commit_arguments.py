@@ -24,13 +24,11 @@ def check_canvas(op: str, canvas: Tensor, masked: Tensor) -> torch.device:
 
 def contiguous_call(op: str, arguments: Sequence[Any]) -> None:
     """Run an in-place op. Kernels need contiguous tensors; others go through a copy that is written back."""
-    given = list(arguments)
-    run_on = [x.contiguous() if isinstance(x, Tensor) else x for x in given]
+    run_on = [x.contiguous() if isinstance(x, Tensor) and not x.is_contiguous() else x for x in arguments]
     call(op, run_on[0], *run_on)
-    for i in mutable_arguments(op):
-        if given[i] is None:
-            continue
-        if given[i] is not run_on[i]:
-            given[i].copy_(run_on[i])
-        if not given[i].is_inference():
-            torch.autograd.graph.increment_version(given[i])  # below autograd nobody else records the write
+    written = [(arguments[i], run_on[i]) for i in mutable_arguments(op) if arguments[i] is not None]
+    for given, result in written:
+        if given is not result:
+            given.copy_(result)
+    # Below autograd nobody else records the write.
+    torch.autograd.graph.increment_version([given for given, _ in written])
