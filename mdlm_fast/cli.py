@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,7 +127,10 @@ def generate(
 
 @app.command("eval", short_help="Solve a task's test problems.")
 def evaluate(
-    task: Annotated[str, typer.Argument(help="sudoku, countdown, gsm8k or math500.")],
+    task: Annotated[str | None, typer.Argument(help="sudoku, countdown, gsm8k or math500.", show_default=False)] = None,
+    task_option: Annotated[
+        str | None, typer.Option("--task", help="The task, in place of the argument.", show_default=False)
+    ] = None,
     model: ModelOption = "builtin:puzzles",
     limit: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
     data: Annotated[
@@ -148,9 +152,11 @@ def evaluate(
     """
     from mdlm_fast import tasks
 
+    if (task is None) == (task_option is None):
+        raise ValueError("give one task, as the argument or as --task: sudoku, countdown, gsm8k or math500")
     config = _config(preset, settings) if preset != "llada" or settings else None
     loaded = _load(model, device, dtype)
-    result = tasks.evaluate(loaded, task, limit=limit, config=config, data=data, batch_size=batch_size)
+    result = tasks.evaluate(loaded, task or task_option, limit=limit, config=config, data=data, batch_size=batch_size)
     if json_output:
         typer.echo(json.dumps({"model": model, "preset": preset, **result}))
         return
@@ -181,13 +187,22 @@ def doctor(json_output: JsonOption = False) -> None:
 
 
 def _load(model: str, device: str | None, dtype: str | None) -> Any:
+    """The model with its tokenizer. Warnings are one line each, or part of the error where one follows."""
     from transformers.utils import logging
 
     import mdlm_fast
 
+    logging.set_verbosity_error()  # a checkpoint that does not fit is one error, not a table in front of it
     if model.startswith("builtin:") or not sys.stderr.isatty():
         logging.disable_progress_bar()  # standard error is for errors; a large checkpoint on a terminal keeps its bar
-    return mdlm_fast.load_model(model, device=device, dtype=dtype)
+    with warnings.catch_warnings(record=True) as caught:
+        loaded = mdlm_fast.load_model(model, device=device, dtype=dtype)
+    told = [" ".join(str(warning.message).split()) for warning in caught]
+    if loaded.tokenizer is None:
+        raise ValueError("; ".join([f"model {model!r} has no tokenizer, so it cannot read text", *told]))
+    for line in told:
+        print(f"mdlm-fast: warning: {line}", file=sys.stderr)
+    return loaded
 
 
 def _config(preset: str, settings: list[str]) -> DecodeConfig:
@@ -207,7 +222,13 @@ def _config(preset: str, settings: list[str]) -> DecodeConfig:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = text
-        overrides[name] = parts[name](**value) if name in parts and isinstance(value, dict) else value
+        if name in parts and isinstance(value, dict):
+            members = [field.name for field in fields(parts[name])]
+            for member in value:
+                if member not in members:
+                    raise ValueError(f"--set {name}: {member!r} is not one of its fields: {', '.join(members)}")
+            value = parts[name](**value)
+        overrides[name] = value
     return DecodeConfig.preset(preset, **overrides)
 
 
@@ -231,7 +252,10 @@ def main(arguments: list[str] | None = None) -> int:
         # depends on the version of typer.
         if hasattr(error, "format_message"):
             return _fail(f"{error.format_message()} (try --help)", 2)
-        return _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:  # without "[Errno 2]"
+            message = f"{error.filename}: {error.strerror}"
+        return _fail(" ".join(message.split()) or type(error).__name__, 1)
     return status if isinstance(status, int) else 0
 
 

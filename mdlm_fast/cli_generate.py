@@ -22,6 +22,8 @@ def tokenize(model: MaskedDiffusionModel, prompts: list[str], chat: bool) -> tup
     if tokenizer is None:
         raise ValueError("the model has no tokenizer, so it cannot read text: give a checkpoint that comes with one")
     if chat:
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise ValueError("--chat: the model's tokenizer has no chat template; leave --chat out")
         messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
         prompts = [tokenizer.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages]
     rows = [tokenizer(prompt, add_special_tokens=not chat)["input_ids"] for prompt in prompts]

@@ -6,6 +6,7 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -39,12 +40,19 @@ _HELP = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line, as those of the other commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"mdlm-fast: error: {message} (try --help)\n")
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the description's line breaks and appends every option's default."""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mdlm-fast pretrain",
         description=_DESCRIPTION,
         formatter_class=_Formatter,
@@ -79,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("threads", "checkpoint_every"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.folder.exists() and not args.folder.is_dir():
+        raise ValueError(f"--folder {args.folder} is a file; give a folder for checkpoints and metrics")
     torch.set_num_threads(args.threads)
     try:
         run = train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from io import StringIO
@@ -14,6 +15,7 @@ import mdlm_fast
 from mdlm_fast.cli import main
 from mdlm_fast.tasks import countdown_test_puzzles, sudoku_prompt, sudoku_test_puzzles
 
+PUZZLES = Path(mdlm_fast.__file__).parent / "data" / "puzzles"
 COMMANDS = ("demo", "generate", "eval", "pretrain", "doctor")
 
 
@@ -66,6 +68,13 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--output", "/absent/folder/picture.png"], "/absent/folder"),
         (["demo", "--puzzles", "1000"], "1000"),
         (["pretrain", "--folder", "absent", "--hidden-size", "7"], "hidden_size"),
+        (["pretrain", "--bogus"], "--bogus"),
+        (["pretrain", "--steps", "many"], "many"),
+        (["pretrain", "--folder", __file__], "test_cli.py"),
+        (["eval", "sudoku", "--task", "countdown"], "one task"),
+        (["eval", "sudoku", "--data", "absent.jsonl"], "error: absent.jsonl: No such file"),
+        (["generate", "sudoku :", "--chat"], "--chat"),
+        (["generate", "sudoku :", "-s", 'eoser={"gamma": 1}'], "'gamma' is not one of its fields: g_min"),
     ],
 )
 def test_errors_are_one_line_naming_the_value(
@@ -78,6 +87,24 @@ def test_errors_are_one_line_naming_the_value(
 def test_damaged_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab')
     assert "config.json" in fails(capsys, "generate", "a", "--model", str(tmp_path))
+
+
+def test_weights_of_another_architecture_are_one_line(tmp_path: Path) -> None:
+    folder = shutil.copytree(PUZZLES, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2", "architectures": []}))
+    command = [sys.executable, "-m", "mdlm_fast.cli", "generate", "a", "--model", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)  # its log is written to the true one
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "do not fit its config.json" in result.stderr
+
+
+def test_damaged_tokenizer_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = shutil.copytree(PUZZLES, tmp_path / "damaged")
+    (folder / "tokenizer.json").write_text("{")
+    for arguments in (["generate", "a"], ["eval", "sudoku"]):
+        error = fails(capsys, *arguments, "--model", str(folder))
+        assert "has no tokenizer" in error and "cannot be read" in error
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -121,7 +148,7 @@ def test_eval_prints_accuracy_and_json(capsys: pytest.CaptureFixture[str]) -> No
     assert (status, err) == (0, "")
     assert result["task"] == "sudoku" and result["preset"] == "ass" and result["problems"] == 8
     assert result["accuracy"] == result["solved"] / 8
-    status, out, _ = run(capsys, "eval", "sudoku", "--limit", "8", "-p", "ass")
+    status, out, _ = run(capsys, "eval", "--task", "sudoku", "--limit", "8", "-p", "ass")
     assert f"{result['accuracy']:.4f}" in next(line for line in out.splitlines() if line.startswith("accuracy"))
 
 
