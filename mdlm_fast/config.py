@@ -177,6 +177,11 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
+        for name, kind in (("eoser", EOSER), ("remasking", RCR), ("smc", SMC)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} must be None or mdlm_fast.{kind.__name__}(...), got {value!r}")
+        put(self, "forbid_ids", () if self.forbid_ids is None else self.forbid_ids)
         if isinstance(self.temperature, (Tensor, Sequence)) and not isinstance(self.temperature, str):
             put(self, "temperature", tuple(float(t) for t in _items(self.temperature)))
         for name in ("seeds", "row_ids", "forbid_ids"):

@@ -48,7 +48,7 @@ class Pace:
         self.eoser_block_index = (
             config.eoser is not None and config.eoser.eos_index == "block" and config.schedule != "ass"
         )
-        self.factors = np.array(eoser_factors(config, self.total), dtype=np.float32) if config.eoser else None
+        self.factors = np.array(eoser_factors(config, config.total_steps), dtype=np.float32) if config.eoser else None
         self.origin: Array | None = None
         if config.select == "origin":
             self.origin = np.concatenate([dream_transfer_probabilities(n).numpy() for n in steps])

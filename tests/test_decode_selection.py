@@ -111,6 +111,9 @@ def test_trap_s8_step_index_of_gamma() -> None:
     block = mf.EOSER(g_min=0.4, eos_index="block")
     assert commit_steps(probabilities, tokens, eoser=block, **common)[4:] == [6, 4, 7, 5]
     assert commit_steps([0.8, 0.5], [EOS, 5], steps=1, eoser=mf.EOSER(g_min=0.0)) == [0, 0]
+    # With rules that decide from the scores, steps counts all blocks too: the second of two steps is at g_max.
+    threshold = {"select": "threshold", "threshold": 0.7, "steps": 2, "block_length": 2}
+    assert commit_steps([0.9, 0.9, 0.8, 0.8], [5, 6, EOS, EOS], eoser=mf.EOSER(), **threshold) == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("scope", ["block", "canvas"])

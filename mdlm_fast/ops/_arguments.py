@@ -147,6 +147,8 @@ def _step(op: str, step: Tensor | int, sequences: int, device: torch.device) -> 
 
 def _int32(op: str, name: str, value: Tensor, size: int | None, device: torch.device) -> Tensor:
     check_tensor(op, name, value, (size,), _INTEGERS, device)
+    if value.dtype == torch.int64:  # a value that int32 cannot hold stays out of range instead of wrapping into it
+        value = value.clamp(-(2**31), 2**31 - 1)
     return value.int().contiguous()
 
 

@@ -27,6 +27,7 @@ def refuses(error: type[Exception], message: str, call: Callable[..., Any], *arg
     (
         (ValueError, r"rows\[1\] = 6 is outside \[-1, 6\)", {"rows": torch.tensor([0, 6], dtype=INT32)}),
         (ValueError, r"rows\[0\] = -2 is outside", {"rows": torch.tensor([-2], dtype=INT32)}),
+        (ValueError, r"rows\[1\] = 2147483647 is outside", {"rows": torch.tensor([0, 2**32 + 1])}),
         (TypeError, r"rows must be .*int32.*float32", {"rows": torch.tensor([0.0])}),
         (ValueError, r"rows must have shape \[any\], got \[1, 1\]", {"rows": torch.zeros(1, 1, dtype=INT32)}),
         (TypeError, "rows must be a tensor, got list", {"rows": [0]}),
