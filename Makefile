@@ -5,7 +5,7 @@
 # make build | lint | clean
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. On Linux, PyPI's torch is the CUDA build (gigabytes); for the
-# CPU build set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+# CPU build set PIP_EXTRA_INDEX_URL to the address of PyTorch's CPU packages, which its installation page names.
 
 PYTHON ?= python3
 VENV := .venv

@@ -99,7 +99,8 @@ def _locate(path_or_id: str | os.PathLike[str]) -> Path:
     if name.startswith(BUILTIN):
         directory = Path(__file__).resolve().parent.parent / "data" / name.removeprefix(BUILTIN)
         if not (directory / "config.json").is_file():
-            raise FileNotFoundError(f"{name!r} is not a built-in model; there is no {directory}")
+            known = sorted(BUILTIN + path.parent.name for path in directory.parent.glob("*/config.json"))
+            raise FileNotFoundError(f"{name!r} is not a built-in model; there is {', '.join(known)}")
         return directory
     directory = Path(name).expanduser()
     if directory.is_dir():

@@ -98,7 +98,7 @@ def evaluate(
             was trained with (``gen_length`` of its mdlm_fast.json), else 256. A config that leaves gen_length
             at its default takes the trained length too.
         data: JSON-lines file of problems, see `mdlm_fast.tasks.load_rows`.
-        batch_size: problems decoded together.
+        batch_size: problems decoded together. It changes no draw: problem i draws from the seed of (seed, i).
         return_completions: add the texts as "completions".
         **overrides: fields of `DecodeConfig` to change.
 
@@ -125,7 +125,10 @@ def evaluate(
     for start in range(0, len(prompts), batch_size):
         input_ids, attention_mask = encode_prompts(model, prompts[start : start + batch_size])
         began = time.perf_counter()
-        output = generate(model, input_ids, attention_mask, settings)
+        numbered: Row = {}
+        if settings.seeds is None and settings.row_ids is None:  # a problem's draws do not depend on batch_size
+            numbered = {"row_ids": tuple(range(start, start + len(input_ids)))}
+        output = generate(model, input_ids, attention_mask, settings, **numbered)
         seconds += time.perf_counter() - began
         forwards += int(output.stats.forwards)
         batches += 1

@@ -135,7 +135,7 @@ def test_missing_folders_and_files(folder, tmp_path):
             load_model(name)
     with pytest.raises(ValueError, match="is a file; give the folder"):
         load_model(folder / "config.json")
-    with pytest.raises(FileNotFoundError, match="'builtin:chess' is not a built-in model"):
+    with pytest.raises(FileNotFoundError, match="'builtin:chess' is not a built-in model; there is builtin:puzzles"):
         load_model("builtin:chess")
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor pytorch_model.bin"):

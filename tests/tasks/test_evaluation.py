@@ -51,6 +51,16 @@ def test_every_returned_sequence_counts(model: MaskedDiffusionModel) -> None:
     assert result["problems"] == 3 and result["answers"] == 6 and result["accuracy"] * 6 == result["solved"]
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_draws_do_not_depend_on_the_batch_size(model: MaskedDiffusionModel, copies: int) -> None:
+    settings = {"confidence": "random", "temperature": 0.7, "num_return_sequences": copies, "steps": 12, "seed": 3}
+    few, all_at_once = (
+        tasks.evaluate(model, "countdown", limit=5, batch_size=size, return_completions=True, **settings)
+        for size in (2, 5)
+    )
+    assert few["completions"] == all_at_once["completions"]
+
+
 def test_own_data(model: MaskedDiffusionModel, tmp_path: Path) -> None:
     path = tmp_path / "puzzles.jsonl"
     path.write_text(json.dumps({"puzzle": "3102200002100320"}) + "\n")
