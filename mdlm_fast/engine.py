@@ -22,7 +22,7 @@ from mdlm_fast.hooks import apply_token_hook
 from mdlm_fast.pace import Pace
 from mdlm_fast.policies import confidence_of, discount_kind, threshold_value
 from mdlm_fast.recording import StepRecorder
-from mdlm_fast.remasking import remask
+from mdlm_fast.remasking import note_fills, remask
 from mdlm_fast.row_state import RowState, StepState
 from mdlm_fast.scoring import Scorer, Scoring
 from mdlm_fast.smc import ParticleGroups
@@ -71,7 +71,8 @@ class Decoder:
             every_step=bool(rcr or hook or config.logits_hook or config.record == "full"),
             measured=hook,
         )
-        running = rcr is not None and rcr.running == "max"
+        self.discount = discount_kind(config)
+        running = rcr is not None and (rcr.running == "max" or self.discount != "none")
         weigh = self.particles > 1
         self.rows = RowState.start(
             canvas, seeds, temperature, record=record, logp=weigh, confidence=rcr is not None, running=running
@@ -85,7 +86,6 @@ class Decoder:
             steps = self.pace.total if config.fixed_steps else int(counts.sum(1).max()) if counts.numel() else 0
             self.recorder = StepRecorder(canvas.eligible, steps, events=events, predictions=config.record == "full")
         self.groups = ParticleGroups(config.smc, total) if config.smc and weigh else None
-        self.discount = discount_kind(config)
         eoser_ids = (config.eoser.eos_ids if config.eoser else None) or eos_ids
         self.eoser_ids = torch.tensor(eoser_ids, dtype=torch.int64, device=device)
         self.stop_ids = torch.tensor(eos_ids, dtype=torch.int64, device=device) if config.stop_at_eos else None
@@ -194,8 +194,13 @@ class Decoder:
         if self.recorder is not None:
             self.recorder.reserve(int(pace.step[numbers].max()) + 1)
             self.recorder.before(batch.number, step.long(), batch.state)
+        was_masked = None if batch.state.running is None else batch.state.masked.clone()
         if batch.rows.numel():
             self._score_and_commit(batch, step)
+        if self.config.remasking is not None and was_masked is not None:
+            gamma = self.pace.gamma(numbers)
+            factor = None if gamma is None else batch.to_device(gamma)[:, None]
+            note_fills(self.config.remasking, batch.state, was_masked, self.eoser_ids, factor, self.discount)
         if self.recorder is not None:
             self.recorder.wrote(batch.number, step, batch.state)
         if self.config.remasking is not None and (count := pace.left_after(numbers)).any():

@@ -36,6 +36,6 @@ def apply_token_hook(
     if state.commit_step is not None:
         state.commit_step.masked_fill_(masked, -1)
         state.commit_step.copy_(torch.where(wrote, step[:, None].to(torch.int16), state.commit_step))
-    for record in (state.commit_logp, state.commit_logp_T, state.commit_confidence):
+    for record in (state.commit_logp, state.commit_logp_T, state.commit_confidence, state.running):
         if record is not None:
             record.masked_fill_(wrote, 0.0)

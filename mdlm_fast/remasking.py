@@ -8,6 +8,25 @@ from torch import Tensor
 from mdlm_fast import ops
 from mdlm_fast.batch import Batch
 from mdlm_fast.config import RCR
+from mdlm_fast.row_state import RowState
+
+
+def note_fills(
+    rcr: RCR, state: RowState, was_masked: Tensor, eos_ids: Tensor, factor: Tensor | None, discount: str
+) -> None:
+    """Keeps in ``state.running`` what the tokens of this step are ranked by: their confidence, discounted by EOSER.
+
+    was_masked: bool [n, L], the masks before the step. factor: float32 [n, 1], EOSER's, or None. discount: "log" adds
+    its logarithm, "multiply" multiplies.
+    """
+    assert state.running is not None and state.commit_confidence is not None
+    fill = state.commit_confidence
+    if factor is not None:
+        less = fill + factor.log() if discount == "log" else fill * factor
+        fill = torch.where(torch.isin(state.canvas, eos_ids), less, fill)
+    if rcr.running == "max":
+        fill = torch.maximum(fill, state.running)
+    state.running.copy_(torch.where(was_masked & ~state.masked, fill, state.running))
 
 
 def remask(rcr: RCR, batch: Batch, count: Tensor, mask_id: int) -> None:
@@ -17,10 +36,8 @@ def remask(rcr: RCR, batch: Batch, count: Tensor, mask_id: int) -> None:
     the active block, or with canvas scope of all blocks up to it.
     """
     state = batch.state
-    assert state.commit_confidence is not None
-    running = state.commit_confidence
-    if state.running is not None:
-        running = torch.maximum(state.running, state.commit_confidence, out=state.running)
+    running = state.commit_confidence if state.running is None else state.running
+    assert running is not None
     block = batch.active[:, None]
     scope = state.block <= block if rcr.scope == "canvas" else state.block == block
     ops.remask_(

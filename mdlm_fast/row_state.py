@@ -21,7 +21,7 @@ class RowState:
     commit_logp: Tensor | None  # float32 [n, L]
     commit_logp_T: Tensor | None  # float32 [n, L]
     commit_confidence: Tensor | None  # float32 [n, L]
-    running: Tensor | None  # float32 [n, L], highest confidence so far, for RCR(running="max")
+    running: Tensor | None  # float32 [n, L], what RCR ranks by where it is not commit_confidence
     eligible: Tensor  # bool [n, L]
     block: Tensor  # int16 [n, L]
     real: Tensor  # bool [n, L]

@@ -216,13 +216,12 @@ class NaiveDecoder:
             ranked.append((self.ranking(c, s, step, in_block), p, s, c))
         rcr = self.config.remasking
         chosen = ranked if rcr else self.choose(ranked, quota, probability, step)
-        for _, p, s, c in chosen:
+        for r, p, s, c in chosen:
             self.canvas[p] = s.token
             self.masked.discard(p)
             self.record.commit_step[p] = step
             self.record.logp[p], self.record.logp_T[p], self.record.confidence[p] = s.logp, s.logp_T, c
-            best = max(c, self.running.get(p, -math.inf)) if rcr and rcr.running == "max" else c
-            self.running[p] = best
+            self.running[p] = max(r, self.running.get(p, -math.inf)) if rcr and rcr.running == "max" else r
         if remask:
             scope = [
                 p

@@ -103,6 +103,15 @@ def test_trap_s8_eos_with_gamma_zero_ranks_last_and_is_still_committed() -> None
     assert commit_steps([0.9, 0.8], [EOS, 5], steps=2, eoser=late, select="threshold", threshold=0.7) == [1, 0]
 
 
+@pytest.mark.parametrize("running", ["last", "max"])
+def test_remasking_ranks_by_the_discounted_confidence(running: str) -> None:
+    tokens, probabilities = [EOS, 5, 6, EOS], [0.9, 0.8, 0.7, 0.6]
+    rcr = mf.RCR(running=running)
+    assert commit_steps(probabilities, tokens, steps=4, remasking=rcr) == [0, 1, 2, 3]
+    late = mf.EOSER(g_min=0.0, g_max=0.0)
+    assert commit_steps(probabilities, tokens, steps=4, remasking=rcr, eoser=late) == [2, 0, 1, 3]
+
+
 def test_trap_s8_step_index_of_gamma() -> None:
     # Block index: each of two blocks of four restarts at g_min; global: the second block starts at 4/7.
     tokens, probabilities = [EOS, 5] * 4, [0.8, 0.5] * 4
