@@ -129,7 +129,7 @@ def row_seeds(config: DecodeConfig, prompts: int, copies: int, device: torch.dev
         return rng.derive_seed(seeds.repeat_interleave(copies), copy)
     ids = torch.arange(rows, device=device)
     if config.row_ids is not None:
-        ids = torch.tensor(config.row_ids, dtype=torch.int64, device=device)
+        ids = torch.tensor([rng.signed64(i) for i in config.row_ids], dtype=torch.int64, device=device)
         if len(config.row_ids) != rows:
             ids = ids.repeat_interleave(copies) * copies + copy
     seed = config.seed if config.seed is not None else int(torch.randint(2**62, ()))

@@ -50,6 +50,8 @@ def test_row_seeds() -> None:
     assert row_seeds(config, 2, 3, CPU).tolist() == [derive_seed(5, r) for r in range(6)]
     named = config.replace(row_ids=[10, 7])
     assert row_seeds(named, 2, 3, CPU).tolist() == [derive_seed(5, r) for r in (30, 31, 32, 21, 22, 23)]
+    unsigned = row_seeds(config.replace(row_ids=[2**64 - 1, 7]), 2, 1, CPU)  # a 64-bit hash, as seeds may be
+    assert torch.equal(unsigned, row_seeds(config.replace(row_ids=[-1, 7]), 2, 1, CPU))
     every = config.replace(row_ids=[4, 3, 2, 1])
     assert row_seeds(every, 2, 2, CPU).tolist() == [derive_seed(5, r) for r in (4, 3, 2, 1)]
     given = mf.DecodeConfig(seeds=[9, 2**64 - 1])
