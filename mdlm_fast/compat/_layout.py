@@ -121,8 +121,8 @@ def maskgit_quotas(mode: str, masks: int, steps: int) -> list[int]:
     """MDPO's MaskGIT schedules for one block that holds ``masks`` masks, in float64 (arXiv 2508.13148, 2202.04200).
 
     ``mode`` is "linear", "cosine", "pow<x>", "log" or "exp". They stand apart from `mdlm_fast.schedules` because a
-    floor turns the last bit of a cosine into a token: the released tables come from NumPy scalars, one at a time. The
-    two logarithmic modes are undefined for a single mask; it is revealed at the last step.
+    floor turns the last bit of a cosine into a token: the released tables come from NumPy scalars, one at a time. "log"
+    is undefined for a single mask; it is revealed at the last step.
     """
     family, exponent = parse_schedule(mode)
     if family not in ("linear", "cosine", "pow", "log", "exp"):

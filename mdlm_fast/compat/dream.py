@@ -72,10 +72,16 @@ def diffusion_generate(
             logits) -> logits``. Hooks see the shifted logits ``[B, L, V]``, so with one the full logits are computed.
         released: reproduce the published program to the last tie instead of running the fused path. There every row
             of a batch commits the batch's mean, and a row with fewer masks has tokens masked again; the fused path
-            counts each row by itself.
+            counts each row by itself. ``top_p`` keeps there as many ids tied for the last place as it needs, the fused
+            path all of them.
 
     Returns:
         ``[B, L]`` ids, or `DreamModelOutput`.
+
+    Note:
+        What is not passed has Dream's own defaults: temperature 0 and no filters. The published method takes them, when
+        called without ``generation_config``, from the model's config, where transformers 4.46 (the release that Dream
+        names) has ``temperature=1.0, top_p=1.0, top_k=50``. To repeat such a call, pass ``top_k=50`` as well.
 
     Raises:
         ValueError: no ``inputs``, no mask id, no room to generate, or an unknown ``alg``.

@@ -50,7 +50,8 @@ def diffusion_generate(
         conf_alg: "entropy" (negative entropy), "topk_margin" (gap of the two best), "random" (uniform confidences: the
             published function stops with an error there), anything else is the token's probability.
         mode: schedule, "linear", "cosine", "pow<x>", "log" or "exp".
-        top_p, top_k: filters, applied in this order after the temperature, at temperature 0 too.
+        top_p, top_k: filters, applied in this order after the temperature, at temperature 0 too. Of ids tied for the
+            last place in ``top_p`` the published function keeps as many as it needs, the fused path all of them.
         released: reproduce the published program to the last tie instead of running the fused path.
 
     Returns:

@@ -272,3 +272,21 @@ def test_signature() -> None:
 def test_refusals(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mdpo.diffusion_generate(Stub(), prompt_of(), MASK, **{"gen_length": 8, "block_length": 4} | change)
+
+
+@pytest.mark.parametrize(("released", "kept"), [(True, 2), (False, 5)])
+def test_ids_tied_for_the_last_place_in_top_p(released: bool, kept: int) -> None:
+    # 3 has mass 0.649 and each of the four ids at 1 has 0.088: one of them is enough for 0.7.
+    model = Fixed(19, [{}, {0: 3.0} | dict.fromkeys(range(1, 5), 1.0)])
+    _, _, confidences, _ = mdpo.diffusion_generate(
+        model,
+        torch.tensor([[1]]),
+        MASK,
+        steps=1,
+        gen_length=1,
+        block_length=1,
+        conf_alg="x",
+        top_p=0.7,
+        released=released,
+    )
+    assert confidences[0].item() == pytest.approx(math.exp(3) / (math.exp(3) + (kept - 1) * math.exp(1)), rel=1e-6)
