@@ -30,11 +30,6 @@ class Canvas:
     generated: int
     mask_id: int
 
-    @property
-    def padded(self) -> bool:
-        """Whether any position is a pad."""
-        return not bool(self.real.all())
-
     def counts(self, blocks: int) -> Tensor:
         """int64 [B, blocks], masks in each block."""
         found = torch.zeros(self.ids.shape[0], blocks + 1, dtype=torch.int64, device=self.ids.device)
