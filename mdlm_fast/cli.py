@@ -109,7 +109,11 @@ def generate(
     from mdlm_fast.cli_generate import decode_prompts
 
     if not prompts:
-        prompts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        try:
+            prompts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+            "".join(prompts).encode()  # some locales let bytes that are no text pass until here
+        except UnicodeError as error:
+            raise ValueError(f"standard input is not UTF-8 text: {error}") from error
     if not prompts:
         raise ValueError("no prompt: give prompts as arguments or one a line on standard input")
     config = _config(preset, settings)
@@ -152,11 +156,12 @@ def evaluate(
     """
     from mdlm_fast import tasks
 
-    if (task is None) == (task_option is None):
-        raise ValueError("give one task, as the argument or as --task: sudoku, countdown, gsm8k or math500")
+    name = task or task_option
+    if name is None or (task is not None and task_option is not None):
+        raise typer.BadParameter("give one task, as the argument or as --task: sudoku, countdown, gsm8k or math500")
     config = _config(preset, settings) if preset != "llada" or settings else None
     loaded = _load(model, device, dtype)
-    result = tasks.evaluate(loaded, task or task_option, limit=limit, config=config, data=data, batch_size=batch_size)
+    result = tasks.evaluate(loaded, name, limit=limit, config=config, data=data, batch_size=batch_size)
     if json_output:
         typer.echo(json.dumps({"model": model, "preset": preset, **result}))
         return

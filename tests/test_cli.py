@@ -193,6 +193,16 @@ def test_demo_without_a_terminal_prints_lines_without_control_codes(tmp_path: Pa
     assert str(tmp_path / "p.png") in result.stdout
 
 
+def test_input_that_is_no_text_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\n")
+    error = fails(capsys, "eval", "sudoku", "--data", str(tmp_path / "bytes.jsonl"))
+    assert "bytes.jsonl', line 1: not a sudoku problem" in error
+    command = [sys.executable, "-m", "mdlm_fast.cli", "generate"]
+    result = subprocess.run(command, input=b"\xff\xfe\n", capture_output=True, cwd=tmp_path)
+    assert result.returncode == 1 and result.stderr.startswith(b"mdlm-fast: error: standard input is not UTF-8 text")
+    assert result.stderr.count(b"\n") == 1
+
+
 def test_installed_command_fails_with_a_status(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("mdlm-fast")), "generate", "--bogus"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -141,14 +141,14 @@ def load_rows(task: Task, data: str | Path | None = None, limit: int | None = No
             )
         return task.test_rows()[:limit]
     rows: list[Row] = []
-    with open(data, encoding="utf-8") as file:
+    with open(data, "rb") as file:
         for number, line in enumerate(file, 1):
             if limit is not None and len(rows) == limit:
                 break
             if not line.strip():
                 continue
             try:
-                rows.append(task.read_row(json.loads(line)))
+                rows.append(task.read_row(json.loads(line.decode())))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"data {str(data)!r}, line {number}: not a {task.name} problem ({error})") from error
     if not rows:
