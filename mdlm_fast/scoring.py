@@ -128,7 +128,8 @@ class Scoring:
             logits = self.scorer.row_logits(both, torch.cat([rows, guidance_rows]), attention_mask=mask)
             with_prompt, without = logits.float().chunk(2)
             scale = self.config.cfg_scale
-            logits = (scale + 1) * with_prompt - scale * without
+            guided = (scale + 1) * with_prompt - scale * without
+            logits = torch.where(with_prompt == -torch.inf, with_prompt, guided)
         else:
             logits = self.scorer.row_logits(state.canvas, rows, attention_mask=real)
         changed = self.config.logits_hook(view, rows, logits)

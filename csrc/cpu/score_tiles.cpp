@@ -46,11 +46,12 @@ int RowScorer::values(const void* logits, const void* guidance, std::int64_t j, 
   const int n = columns(j), whole = padded(n);
   const auto widen = kernels_->widen[static_cast<int>(options_.dtype)];
   widen(logits, n, out);
-  if (guidance != nullptr) {
+  if (guidance != nullptr && options_.guidance_scale != 0.0) {
     widen(guidance, n, scratch.guidance);
     const float s = static_cast<float>(options_.guidance_scale);
     const float s1 = static_cast<float>(options_.guidance_scale + 1.0);
-    for (int i = 0; i < n; ++i) out[i] = s1 * out[i] - s * scratch.guidance[i];
+    // An id at -inf stays there: -inf - (-inf) would refuse the row for NaN.
+    for (int i = 0; i < n; ++i) out[i] = out[i] == kMinusInfinity ? out[i] : s1 * out[i] - s * scratch.guidance[i];
   }
   std::fill(out + n, out + whole, kMinusInfinity);
   return whole;

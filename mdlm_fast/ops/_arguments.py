@@ -17,6 +17,12 @@ _INTEGERS = (torch.int32, torch.int64)
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def check_integer(op: str, name: str, value: object) -> None:
+    """Refuse a number that is not an integer: torch would round it silently or fail with the whole schema."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{op}: {name}={value!r} must be an integer")
+
+
 class RowArguments(NamedTuple):
     """The per-row and per-sequence tensors of the scoring schemas."""
 
@@ -110,8 +116,10 @@ def _num_sequences(
 
 
 def _per_sequence(op: str, name: str, value: Tensor | float, sequences: int, device: torch.device) -> Tensor:
-    if not isinstance(value, Tensor):
+    if isinstance(value, (int, float)):
         return torch.full((sequences,), float(value), dtype=torch.float32, device=device)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name}={value!r} must be a number or a floating tensor [B]")
     if value.dtype not in _FLOATS:
         raise TypeError(f"{op}: {name} must be a float or a floating tensor [B], got {value.dtype}")
     if value.device != device:
@@ -126,6 +134,7 @@ def _seeds(op: str, seeds: Tensor | int, sequences: int, device: torch.device, s
         if seeds.device != device:
             raise ValueError(f"{op}: seeds is on {seeds.device}, the other tensors on {device}; move it there")
         return seeds.reshape(-1).expand(sequences).contiguous()
+    check_integer(op, "seeds", seeds)
     if not sample:
         return torch.zeros(sequences, dtype=torch.int64, device=device)
     if sequences <= 16:
@@ -135,6 +144,7 @@ def _seeds(op: str, seeds: Tensor | int, sequences: int, device: torch.device, s
 
 def _step(op: str, step: Tensor | int, sequences: int, device: torch.device) -> Tensor:
     if not isinstance(step, Tensor):
+        check_integer(op, "step", step)
         return torch.full((1,), step, dtype=torch.int32, device=device)
     if step.dtype not in _INTEGERS:
         raise TypeError(f"{op}: step must be an int or an int32 tensor [1] or [B], got {step.dtype}")
@@ -162,6 +172,7 @@ def vocabulary_arguments(
     """(forbidden ids int64 [K] or None, vocab_limit)."""
     if vocab_limit is None:
         vocab_limit = vocab_size
+    check_integer(op, "vocab_limit", vocab_limit)
     if not 1 <= vocab_limit <= vocab_size:
         raise ValueError(f"{op}: vocab_limit={vocab_limit} must be between 1 and the width of the logits, {vocab_size}")
     if forbidden_ids is None:
@@ -176,6 +187,8 @@ def vocabulary_arguments(
         ids = forbidden_ids.reshape(-1).long().contiguous()
     else:
         listed = [forbidden_ids] if isinstance(forbidden_ids, int) else list(forbidden_ids)
+        for token in listed:
+            check_integer(op, "an id of forbidden_ids", token)
         ids = torch.tensor(listed, dtype=torch.int64, device=device)
     return (ids if ids.shape[0] else None), vocab_limit
 
@@ -184,6 +197,7 @@ def filter_arguments(op: str, top_k: int | None, top_p: float | None) -> tuple[i
     """(top_k, 0 = off; top_p, 1.0 = off)."""
     top_k = 0 if top_k is None else top_k
     top_p = 1.0 if top_p is None else float(top_p)
+    check_integer(op, "top_k", top_k)
     if top_k < 0:
         raise ValueError(f"{op}: top_k={top_k} must be >= 0 (0 turns it off)")
     if not 0.0 < top_p <= 1.0:

@@ -20,6 +20,7 @@ def score_partials(
     logits: Tensor,
     rows: Tensor | None = None,
     *,
+    num_rows: Tensor | None = None,
     row_sequence: Tensor | None = None,
     temperature: Tensor | float | None = None,
     forbidden_ids: Tensor | Iterable[int] | int | None = None,
@@ -39,6 +40,8 @@ def score_partials(
 
     Args:
         logits: [N, V'] or [B, L, V'], the columns vocab_start ... vocab_start + V' - 1 of the rows.
+        num_rows: int32 [1]: rows behind the first num_rows count as padding (`select_commit_` writes it as
+            num_next_rows); None = all are given.
         vocab_start: global id of the first column; a multiple of 2048, so that no tile is split between shards.
         vocab_limit: global: ids >= vocab_limit are never candidates; default vocab_start + V'.
         forbidden_ids: global ids.
@@ -57,16 +60,20 @@ def score_partials(
         raise ValueError(f"{_OP}: vocab_start={vocab_start} must be a multiple of {TILE}: cut shards at tile ends")
     leading, device, width = logits.shape[:-1], logits.device, logits.shape[-1]
     row = arguments.row_arguments(_OP, leading, device, rows, row_sequence, None, temperature, None, 0, False)
+    indices = row.rows
+    if num_rows is not None:
+        checks.check_tensor(_OP, "num_rows", num_rows, (1,), (torch.int32,), device)
+        indices = torch.where(torch.arange(indices.shape[0], device=device) < num_rows, indices, -1)
     limit = vocab_start + width if vocab_limit is None else vocab_limit
     if limit < 1:
         raise ValueError(f"{_OP}: vocab_limit={vocab_limit} must be at least 1")
     forbidden, _ = arguments.vocabulary_arguments(_OP, width, device, forbidden_ids, None)
     guidance, guidance_index, scale = arguments.guidance_arguments(
-        _OP, "guidance_logits", guidance_logits, logits, guidance_rows, row.rows, guidance_scale
+        _OP, "guidance_logits", guidance_logits, logits, guidance_rows, indices, guidance_scale
     )
     return _score_partials(
         logits.detach(),
-        row.rows,
+        indices,
         row.row_sequence,
         row.temperature,
         forbidden,

@@ -250,3 +250,17 @@ def test_remask_refuses(backend: str) -> None:
         ValueError, r"count must have shape \[2\]", ops.remask_, canvas, masked, running, masked, count[:1], mask_id=1
     )
     refuses(TypeError, "running must be torch.float32", ops.remask_, canvas, masked, masked, masked, count, mask_id=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seeds", 1.5), ("step", 1.5), ("top_k", 1.5), ("vocab_limit", 2.5), ("temperature", "warm"), ("seeds", True)],
+)
+def test_numbers_of_the_wrong_kind_are_named(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{name}={value!r} must be"):
+        ops.score_rows(torch.randn(2, 5), **{"temperature": 0.5, "seeds": 1, name: value})  # type: ignore[arg-type]
+
+
+def test_forbidden_ids_must_be_integers() -> None:
+    with pytest.raises(TypeError, match=r"forbidden_ids=1\.5 must be an integer"):
+        ops.score_rows(torch.randn(2, 5), forbidden_ids=[0, 1.5])  # type: ignore[list-item]

@@ -104,3 +104,12 @@ def test_trap_l2_heads_and_hidden_states_of_any_strides(backend: str) -> None:
         results.append([*ops.linear_score_rows(*inputs, temperature=0.8, seeds=2), logp, entropy, *grads])
     for strided, dense in zip(*results, strict=True):
         torch.testing.assert_close(strided, dense, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.ops("score_partials")
+def test_rows_behind_num_rows_are_padding(backend: str) -> None:
+    logits = torch.randn(6, 2100)
+    rows = torch.tensor([4, 1, 5, 0], dtype=torch.int32)
+    counted = ops.score_partials(logits, rows, num_rows=torch.tensor([2], dtype=torch.int32))
+    padded = ops.score_partials(logits, torch.tensor([4, 1, -1, -1], dtype=torch.int32))
+    assert torch.equal(counted.view(torch.int32), padded.view(torch.int32))

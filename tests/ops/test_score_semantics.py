@@ -139,6 +139,17 @@ def test_trap_n8_guidance_is_combined_in_fp32_before_everything(backend: str, dt
 
 
 @pytest.mark.ops("score_rows")
+@pytest.mark.parametrize("scale", (0.0, 1.5))
+def test_an_id_without_mass_stays_so_under_guidance(backend: str, scale: float) -> None:
+    conditional, unconditional = random_logits(5), random_logits(6)
+    conditional[:, 4] = unconditional[:, 4] = -torch.inf
+    scores = ops.score_rows(conditional, guidance_logits=unconditional, guidance_scale=scale)
+    combined = (scale + 1) * conditional - scale * unconditional
+    combined[:, 4] = -torch.inf
+    check(scores, combined)
+
+
+@pytest.mark.ops("score_rows")
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
 def test_trap_l2_any_layout(backend: str, dtype: torch.dtype) -> None:
     """Sliced sequences, a padded vocabulary, odd row strides, transposed and strided columns all read the same rows."""

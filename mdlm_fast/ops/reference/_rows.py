@@ -99,8 +99,8 @@ def gather_rows(tensor: Tensor, rows: Tensor) -> Tensor:
 
 def _guided(z: Tensor, g: Tensor | None, scale: float) -> Tensor:
     z = z.float()
-    if g is not None:
-        z = (scale + 1.0) * z - scale * g.float()
+    if g is not None and scale != 0.0:  # an id at -inf stays there: -inf - (-inf) would refuse the row for NaN
+        z = torch.where(z == -torch.inf, z, (scale + 1.0) * z - scale * g.float())
     return z.contiguous()
 
 
