@@ -181,6 +181,8 @@ class _Fused(_Steps):
         super().__init__(canvas, mask_id, gen_length)
         self.decoder, self.conf_alg = decoder, conf_alg
         self.eligible = decoder.masked.clone()
+        #: With mask ids in the prompt, a step fills fewer positions than are masked.
+        self.surplus = bool(decoder.masked[:, :-gen_length].any())
         self.filled = torch.zeros_like(decoder.masked)
         self.ranking = torch.zeros_like(canvas, dtype=torch.float32)
 
@@ -216,6 +218,14 @@ class _Fused(_Steps):
         self.filled |= masked & ~decoder.masked
 
     def remask(self, counts: list[int]) -> None:
+        if self.surplus:
+            # A position that was masked again and not refilled since still counts, with its old confidence.
+            ranking = self.ranking.masked_fill(~self.filled, torch.inf)
+            for row, wanted in enumerate(counts):
+                lowest = ranking[row].topk(wanted, largest=False).indices
+                self.canvas[row, lowest] = self.mask_id
+                self.decoder.masked[row, lowest] = True
+            return
         count = torch.tensor(counts, dtype=torch.int32, device=self.canvas.device)
         ops.remask_(self.canvas, self.decoder.masked, self.ranking, self.eligible, count, mask_id=self.mask_id)
 

@@ -290,3 +290,16 @@ def test_ids_tied_for_the_last_place_in_top_p(released: bool, kept: int) -> None
         released=released,
     )
     assert confidences[0].item() == pytest.approx(math.exp(3) / (math.exp(3) + (kept - 1) * math.exp(1)), rel=1e-6)
+
+
+@pytest.mark.parametrize("conf_alg", ["x", "entropy", "topk_margin"])
+def test_remasking_with_mask_ids_in_the_prompt(conf_alg: str) -> None:
+    for seed in range(12):
+        prompt = torch.tensor([[6, MASK, 17]])
+        options: dict[str, Any] = {"steps": 8, "gen_length": 8, "block_length": 4, "conf_alg": conf_alg, "rcr": True}
+        ours, theirs = (
+            mdpo.diffusion_generate(Stub(seed=seed, bias=BIAS), prompt, MASK, **options, released=released)
+            for released in (False, True)
+        )
+        assert torch.equal(ours[0], theirs[0])
+        assert all(torch.equal(*pair) for pair in zip(ours[3], theirs[3], strict=True))
