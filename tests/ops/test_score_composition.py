@@ -13,9 +13,10 @@ from mdlm_fast import ops
 @pytest.mark.ops("score_rows", "score_partials", "finish_scores")
 @pytest.mark.parametrize("stats_from", ("raw", "tempered"))
 @pytest.mark.parametrize("normalize_over", ("allowed", "all"))
-def test_partials_of_vocabulary_shards_merge(backend: str, stats_from: str, normalize_over: str) -> None:
-    """Shards cut at tile ends, concatenated and finished, are `score_rows` of the whole."""
+def test_trap_l8_shards_of_the_vocabulary_agree(backend: str, stats_from: str, normalize_over: str) -> None:
+    """Shards cut at tile ends, concatenated and finished, are `score_rows` of the whole: same ties, same draw."""
     logits = torch.randn(9, 7000, generator=torch.Generator().manual_seed(12)) * 3
+    logits[8, [100, 5000]] = 20.0  # a tie between two shards: the lower id wins
     logits[4, 2048:4096] = -torch.inf
     rows = torch.tensor([0, 4, -1, 8, 3], dtype=torch.int32)
     common: dict[str, Any] = {
@@ -33,6 +34,7 @@ def test_partials_of_vocabulary_shards_merge(backend: str, stats_from: str, norm
         draw: dict[str, Any] = {"temperature": temperature, "seeds": 21, "step": 2, **filters, **common}
         finished = ops.finish_scores(torch.cat(shards, 1), rows, logits=logits, **draw)
         whole = ops.score_rows(logits, rows, **draw)
+        assert temperature > 0 or whole.token[3] == 100
         for name in ("token", "logp", "logp_T", "margin", "entropy"):
             assert torch.equal(getattr(finished, name), getattr(whole, name)), name
 
