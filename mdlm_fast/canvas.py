@@ -99,11 +99,16 @@ def _check_ids(input_ids: Tensor, vocab_size: int | None) -> None:
         raise TypeError(f"input_ids must be int64 or int32, got {input_ids.dtype}")
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must have shape [B, P], got {tuple(input_ids.shape)}")
-    if input_ids.numel():
-        low, high = (int(bound) for bound in input_ids.aminmax())
+    check_id_range("input_ids", input_ids, vocab_size)
+
+
+def check_id_range(name: str, ids: Tensor, vocab_size: int | None) -> None:
+    """Refuses negative token ids and those the model has no embedding for."""
+    if ids.numel():
+        low, high = (int(bound) for bound in ids.aminmax())
         if low < 0 or (vocab_size is not None and high >= vocab_size):
             wrong, bound = (low, "not negative") if low < 0 else (high, f"below the vocabulary size {vocab_size}")
-            raise ValueError(f"input_ids holds {wrong}: token ids must be {bound}")
+            raise ValueError(f"{name} holds {wrong}: token ids must be {bound}")
 
 
 def _check_mask(attention_mask: Tensor, ids: Tensor) -> Tensor:

@@ -206,7 +206,9 @@ class Decoder:
         if self.config.remasking is not None and (count := pace.left_after(numbers)).any():
             remask(self.config.remasking, batch, batch.to_device(count), self.canvas.mask_id)
         if self.config.token_hook is not None:
-            apply_token_hook(self.config.token_hook, batch, step, self.scoring.forwards, self.canvas.mask_id)
+            scoring = self.scoring
+            vocabulary = getattr(scoring.scorer, "vocab_size", None)
+            apply_token_hook(self.config.token_hook, batch, step, scoring.forwards, self.canvas.mask_id, vocabulary)
             if self.recorder is not None:
                 self.recorder.wrote(batch.number, step, batch.state)
         self.row_steps[numbers] = pace.step[numbers] + 1

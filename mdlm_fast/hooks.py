@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from mdlm_fast.batch import Batch
+from mdlm_fast.canvas import check_id_range
 from mdlm_fast.row_state import StepState
 
 
 def apply_token_hook(
-    hook: Callable[[StepState], Tensor | None], batch: Batch, step: Tensor, forwards: int, mask_id: int
+    hook: Callable[[StepState], Tensor | None],
+    batch: Batch,
+    step: Tensor,
+    forwards: int,
+    mask_id: int,
+    vocab_size: int | None,
 ) -> None:
     """Calls ``hook`` and takes over the canvas int64 [n, L] that it returns; None changes nothing.
 
@@ -28,6 +34,7 @@ def apply_token_hook(
         raise ValueError(
             f"token_hook returned {got}; it must return None or a canvas int64 {tuple(state.canvas.shape)}"
         )
+    check_id_range("the canvas token_hook returned", canvas, vocab_size)
     canvas = torch.where(state.eligible, canvas, state.canvas)
     masked = state.eligible & (canvas == mask_id)
     wrote = state.eligible & ~masked & (state.masked | (canvas != state.canvas))

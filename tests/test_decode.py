@@ -212,6 +212,7 @@ def test_trap_m3_nothing_outside_the_masks_is_written() -> None:
         ({"stop_strings": ("x",)}, ValueError, "needs a tokenizer"),
         ({"logits_hook": lambda s, r, z: z[:, :2]}, ValueError, r"logits_hook returned \(8, 2\)"),
         ({"token_hook": lambda s: s.canvas[:1]}, ValueError, "token_hook returned"),
+        ({"token_hook": lambda s: s.canvas + VOCAB}, ValueError, "token_hook returned holds .*below the vocabulary"),
         ({"forbid_ids": range(VOCAB)}, ValueError, "candidate"),
     ],
 )
