@@ -101,8 +101,7 @@ class Scoring:
     ) -> RowScores:
         if not self.config.cfg_scale:
             return self.scorer.score_rows(canvas, rows, attention_mask=real, **options)
-        both, guidance_rows = self._guided(canvas, state, rows)
-        mask = None if real is None else real.repeat(2, 1)
+        both, mask, guidance_rows = self._guided(canvas, real, state, rows)
         return self.scorer.score_rows(
             both,
             rows,
@@ -112,19 +111,21 @@ class Scoring:
             **options,
         )
 
-    def _guided(self, canvas: Tensor, state: RowState, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Canvases with and without the tokens given at the start, and the rows of the second half."""
+    def _guided(
+        self, canvas: Tensor, real: Tensor | None, state: RowState, rows: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Canvases with and without the tokens given at the start, their mask, and the rows of the second half."""
         given = state.real & ~state.eligible
         without = torch.where(given, self.mask_id, canvas)
-        return torch.cat([canvas, without]), torch.where(rows >= 0, rows + canvas.numel(), rows)
+        mask = None if real is None else real.repeat(2, 1)
+        return torch.cat([canvas, without]), mask, torch.where(rows >= 0, rows + canvas.numel(), rows)
 
     def _hooked(
         self, state: RowState, view: StepState, rows: Tensor, padded: bool, options: dict[str, Any]
     ) -> RowScores:
         real = self._real(state.real, padded)
         if self.config.cfg_scale:
-            both, guidance_rows = self._guided(state.canvas, state, rows)
-            mask = None if real is None else real.repeat(2, 1)
+            both, mask, guidance_rows = self._guided(state.canvas, real, state, rows)
             logits = self.scorer.row_logits(both, torch.cat([rows, guidance_rows]), attention_mask=mask)
             with_prompt, without = logits.float().chunk(2)
             scale = self.config.cfg_scale
@@ -167,8 +168,7 @@ class Scoring:
             of_twin: list[Any] = [None if value is None else value[index.long()] for value in scores]
             return RowScores(*of_twin)
         if self.config.cfg_scale:
-            both, guidance_rows = self._guided(canvas, part, distinct)
-            two = None if mask is None else mask.repeat(2, 1)
+            both, two, guidance_rows = self._guided(canvas, mask, part, distinct)
             logits = self.scorer.row_logits(both, torch.cat([distinct, guidance_rows]), attention_mask=two)
             guidance: dict[str, Any] = {
                 "guidance_logits": logits,

@@ -74,18 +74,24 @@ def output_logits(output: Any) -> Tensor:
     return logits
 
 
+def output_embeddings(model: Any) -> Any:
+    """What `model.get_output_embeddings()` returns; None where the model has no such method or no such module.
+
+    transformers' base class raises NotImplementedError, or AttributeError, for a body without a head.
+    """
+    getter = getattr(model, "get_output_embeddings", None)
+    try:
+        return getter() if callable(getter) else None
+    except (AttributeError, NotImplementedError):
+        return None
+
+
 def find_head(model: Any) -> nn.Module | None:
     """The module `model` names as its output head, or None if it names none that maps hidden states to logits.
 
     A weight-tied LLaDA returns its input embedding there, which maps ids to vectors, not vectors to logits: None.
     """
-    getter = getattr(model, "get_output_embeddings", None)
-    if getter is None:
-        return None
-    try:
-        head = getter()
-    except (AttributeError, NotImplementedError):
-        return None
+    head = output_embeddings(model)
     if not isinstance(head, nn.Module) or isinstance(head, nn.Embedding):
         return None
     return head

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mdlm_fast.models import _introspect as inspect_model
-from mdlm_fast.models._patch import find_head
+from mdlm_fast.models._patch import find_head, output_embeddings
 from mdlm_fast.models.wrapper import ATTENTION_KINDS, MaskedDiffusionModel, as_ids
 
 # model_type -> (mask id, EOS ids, vocab limit, shift) of the released checkpoints, for configs that do not say.
@@ -99,11 +99,7 @@ def _first(*values: int | None) -> int | None:
 
 
 def _vocab_size(model: nn.Module, config: Any) -> int:
-    named = getattr(model, "get_output_embeddings", None)
-    try:
-        output = named() if callable(named) else None
-    except (AttributeError, NotImplementedError):
-        output = None
+    output = output_embeddings(model)
     if isinstance(output, nn.Embedding):
         raise ValueError(
             f"{type(model).__name__}.get_output_embeddings() returns its input embedding, which maps ids to vectors "
