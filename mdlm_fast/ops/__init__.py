@@ -1,12 +1,13 @@
 """The ops that decoding and training are made of.
 
 Each is a torch.library op in the namespace `mdlm_fast`: it works under torch.compile and autocast, and one of several
-backends runs it ("reference" everywhere; "cpp" on the CPU). `use_backend` overrides the choice.
+backends runs it ("reference" everywhere, "cpp" on the CPU, "cuda" and "triton" on GPUs). `use_backend` overrides the
+choice.
 """
 
 from __future__ import annotations
 
-from mdlm_fast.ops._library import load_cpp_backend
+from mdlm_fast.ops._library import load_compiled_backends
 from mdlm_fast.ops._registry import (
     available_backends,
     backend_report,
@@ -15,6 +16,7 @@ from mdlm_fast.ops._registry import (
     register_backend,
     use_backend,
 )
+from mdlm_fast.ops._triton import triton_backend
 from mdlm_fast.ops.finish_scores import finish_scores
 from mdlm_fast.ops.linear_score_rows import linear_score_rows
 from mdlm_fast.ops.linear_token_logprobs import linear_token_logprobs
@@ -25,8 +27,9 @@ from mdlm_fast.ops.score_rows import RowScores, score_rows
 from mdlm_fast.ops.select_commit_ import select_commit_
 from mdlm_fast.ops.token_logprobs import token_logprobs
 
-register_backend(load_cpp_backend())
-register_backend(reference_backend())
+_cpp, _cuda = load_compiled_backends()
+for _backend in (_cuda, _cpp, triton_backend(), reference_backend()):
+    register_backend(_backend)
 choose_from_environment()
 
 __all__ = [

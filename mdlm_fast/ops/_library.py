@@ -8,29 +8,45 @@ from pathlib import Path
 
 import torch
 
-from mdlm_fast.ops._registry import ENVIRONMENT_VARIABLE, Backend
+from mdlm_fast.ops._registry import ENVIRONMENT_VARIABLE, Backend, Implementation
 from mdlm_fast.ops._schemas import SCHEMAS
 
 LIBRARY = Path(__file__).resolve().parent.parent / "_C.abi3.so"
 CPP_NAMESPACE = "mdlm_fast_cpp"
+CUDA_NAMESPACE = "mdlm_fast_cuda"
 
 _COMPILED_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 
-def load_cpp_backend(library: Path = LIBRARY) -> Backend:
-    """The C++ backend for the CPU, with those ops that the compiled library has.
+def load_compiled_backends(library: Path = LIBRARY) -> tuple[Backend, Backend]:
+    """The C++ backend for the CPU and the CUDA backend, with those ops that the compiled library has.
 
-    A library that is absent or does not load costs one warning (none if the environment asks for the reference), and
-    the reference backend takes over.
+    A library that is absent or does not load costs one warning (none if the environment asks for another backend), and
+    the other backends take over.
     """
     missing = _load(library)
     if missing is not None:
-        if os.environ.get(ENVIRONMENT_VARIABLE) != "reference":
+        if os.environ.get(ENVIRONMENT_VARIABLE) not in ("reference", "triton"):
             warnings.warn(f"mdlm_fast runs on its slower PyTorch reference: {missing}", RuntimeWarning, stacklevel=2)
-        return Backend("cpp", missing=missing)
-    namespace = getattr(torch.ops, CPP_NAMESPACE)
-    ops = {op: getattr(namespace, op).default for op in SCHEMAS if hasattr(namespace, op)}
-    return Backend("cpp", devices=frozenset({"cpu"}), dtypes=_COMPILED_DTYPES, ops=ops)
+        return Backend("cpp", missing=missing), Backend("cuda", missing=missing)
+    cpp = Backend("cpp", frozenset({"cpu"}), _COMPILED_DTYPES, compiled_ops(CPP_NAMESPACE))
+    return cpp, cuda_backend()
+
+
+def cuda_backend() -> Backend:
+    """The CUDA kernels, from whatever library that is loaded has them."""
+    ops, missing = compiled_ops(CUDA_NAMESPACE), None
+    if not ops:
+        missing = "the compiled library was built without nvcc, so it has no CUDA kernels; set CUDA_HOME and build again"
+    elif not torch.cuda.is_available():
+        missing = "torch sees no CUDA device"
+    return Backend("cuda", frozenset({"cuda"}), _COMPILED_DTYPES, ops, missing)
+
+
+def compiled_ops(namespace: str) -> dict[str, Implementation]:
+    """The ops of `SCHEMAS` that a loaded library defines in `namespace`."""
+    found = getattr(torch.ops, namespace)
+    return {op: getattr(found, op).default for op in SCHEMAS if hasattr(found, op)}
 
 
 def _load(library: Path) -> str | None:

@@ -13,7 +13,7 @@ import torch
 
 from mdlm_fast import ops
 from mdlm_fast.ops import _registry
-from mdlm_fast.ops._library import LIBRARY, load_cpp_backend
+from mdlm_fast.ops._library import LIBRARY, load_compiled_backends
 from mdlm_fast.ops._schemas import SCHEMAS
 
 
@@ -77,16 +77,16 @@ def test_report() -> None:
 def test_a_missing_or_broken_library_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MDLM_FAST_BACKEND", raising=False)
     with pytest.warns(RuntimeWarning, match="does not exist") as caught:
-        backend = load_cpp_backend(tmp_path / "_C.abi3.so")
+        backend, _ = load_compiled_backends(tmp_path / "_C.abi3.so")
     assert len(caught) == 1 and backend.missing is not None and not backend.ops
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
     with pytest.warns(RuntimeWarning, match=r"broken.so does not load .*build it again"):
-        assert load_cpp_backend(broken).missing is not None
+        assert load_compiled_backends(broken)[0].missing is not None
     monkeypatch.setenv("MDLM_FAST_BACKEND", "reference")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_cpp_backend(broken).missing is not None
+        assert load_compiled_backends(broken)[0].missing is not None
 
 
 def test_the_library_that_is_there_loads_quietly() -> None:
@@ -94,7 +94,7 @@ def test_the_library_that_is_there_loads_quietly() -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_cpp_backend().missing is None
+        assert load_compiled_backends()[0].missing is None
 
 
 def test_environment_variable() -> None:
