@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from mdlm_fast.ops._library_gemm import PARTS
 from mdlm_fast.ops._registry import ENVIRONMENT_VARIABLE, Backend, Implementation
 from mdlm_fast.ops._schemas import SCHEMAS
 
@@ -37,16 +39,20 @@ def cuda_backend() -> Backend:
     """The CUDA kernels, from whatever library that is loaded has them."""
     ops, missing = compiled_ops(CUDA_NAMESPACE), None
     if not ops:
-        missing = "the compiled library was built without nvcc, so it has no CUDA kernels; set CUDA_HOME and build again"
+        missing = "the compiled library has no CUDA kernels, as nvcc was not found; set CUDA_HOME and build again"
     elif not torch.cuda.is_available():
         missing = "torch sees no CUDA device"
     return Backend("cuda", frozenset({"cuda"}), _COMPILED_DTYPES, ops, missing)
 
 
 def compiled_ops(namespace: str) -> dict[str, Implementation]:
-    """The ops of `SCHEMAS` that a loaded library defines in `namespace`."""
+    """The ops of `SCHEMAS` that a loaded library defines in `namespace`, and the LM-head ops that they make up."""
     found = getattr(torch.ops, namespace)
-    return {op: getattr(found, op).default for op in SCHEMAS if hasattr(found, op)}
+    ops: dict[str, Implementation] = {op: getattr(found, op).default for op in SCHEMAS if hasattr(found, op)}
+    for op, (function, part) in PARTS.items():
+        if op not in ops and hasattr(found, part):
+            ops[op] = partial(function, getattr(found, part).default)
+    return ops
 
 
 def _load(library: Path) -> str | None:
