@@ -86,3 +86,40 @@ class Batch:
         """What hooks and streamers see."""
         state = self.state
         return StepState(self.number_list, step, state.canvas, state.masked, state.real, forwards)
+
+
+class WholeBatch:
+    """All n rows of a decode as one batch whose tensors keep their addresses, so that a CUDA graph may hold them.
+
+    state: their RowState. padded: whether any row has pads. ended: bool [n], rows that stopped early: they have no
+    candidates any more. active: int16 [n], the active block; to be set before `list_candidates`.
+    """
+
+    def __init__(self, state: RowState, *, padded: bool) -> None:
+        rows, self.length = state.canvas.shape
+        device = state.canvas.device
+        self.state = state
+        self.padded = padded
+        self.number_list = list(range(rows))
+        self.number = torch.arange(rows, device=device)
+        self.masks_left = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.done = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.active = torch.zeros(rows, dtype=torch.int16, device=device)
+        self.next_rows: Tensor | None = None
+
+    def list_candidates(self, capacity: int) -> None:
+        """Lists the masked positions up to the active block's end of rows that have not ended, as `Batch` does.
+        ``busy``, bool [n]: rows that have any."""
+        where = self.state.masked & (self.state.block <= self.active[:, None]) & ~self.ended[:, None]
+        self.busy = where.any(1)
+        rows = where.flatten().nonzero_static(size=capacity, fill_value=-1).squeeze(1)
+        index = rows.clamp(min=0)
+        self.rows = rows.to(torch.int32)
+        self.sequence = torch.div(index, self.length, rounding_mode="floor").to(torch.int32)
+        self.position = self.state.position.flatten()[index]
+
+    def view(self, step: Tensor, forwards: int) -> StepState:
+        """What the parts of a step see."""
+        state = self.state
+        return StepState(self.number_list, step, state.canvas, state.masked, state.real, forwards)

@@ -134,6 +134,8 @@ class DecodeConfig:
         score_scope: positions that are scored: "block", "masked" or "generated". Only those of the active block can be
             committed.
         record: "none", "trajectory", or "full" (also every step's predictions and confidences).
+        cuda_graph: capture whole steps in CUDA graphs and replay them (see mdlm_fast.captured). Nothing may then look
+            on: no hooks, streamer, progress, stop_strings, smc, max_batch or record="full".
         cache: None. logits_hook(state, rows, logits) -> logits, token_hook(state) -> canvas or None, streamer,
             progress: see mdlm_fast.decode.generate.
     """
@@ -174,6 +176,7 @@ class DecodeConfig:
     token_hook: Any = None
     streamer: Any = None
     progress: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         put = object.__setattr__

@@ -198,3 +198,20 @@ def _check_running(config: DecodeConfig) -> None:
     streamer = config.streamer
     if streamer is not None and not callable(streamer) and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
         raise TypeError(f"streamer must be callable or have put and end, got {streamer!r}")
+    if config.cuda_graph:
+        _check_captured(config)
+
+
+def _check_captured(config: DecodeConfig) -> None:
+    """A captured step runs without the host, on all rows at once."""
+    for name in ("logits_hook", "token_hook", "streamer", "progress", "stop_strings", "smc", "max_batch"):
+        value = getattr(config, name)
+        if value is not None and value is not False and value != ():
+            raise ValueError(
+                f"cuda_graph=True replays steps without the host, so {name}={value!r} cannot be: leave it out"
+            )
+    if config.record == "full" or config.score_scope != "block":
+        raise ValueError(
+            f"cuda_graph=True scores the rows that can be chosen and records commits: set record='trajectory' and "
+            f"score_scope='block', not {config.record!r} and {config.score_scope!r}"
+        )

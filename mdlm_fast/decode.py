@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mdlm_fast.canvas import build_canvas
+from mdlm_fast.captured import CapturedDecoder
 from mdlm_fast.config import DecodeConfig
 from mdlm_fast.engine import Decoder
 from mdlm_fast.output import DecodeStats, GenerateOutput
@@ -79,7 +80,7 @@ def generate(
     canvas = prompts.repeat(copies * particles)
     with ExitStack() as stack:
         watchers = stack.enter_context(Watchers(config, canvas, input_ids))
-        decoder = Decoder(
+        decoder = (CapturedDecoder if config.cuda_graph else Decoder)(
             model,
             canvas,
             config,

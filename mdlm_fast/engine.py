@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from mdlm_fast import ops
-from mdlm_fast.batch import Batch
+from mdlm_fast.bad_rows import BadRows
+from mdlm_fast.batch import Batch, WholeBatch
 from mdlm_fast.canvas import Canvas
 from mdlm_fast.config import DecodeConfig
 from mdlm_fast.hooks import apply_token_hook
+from mdlm_fast.ops import RowScores
 from mdlm_fast.pace import Pace
 from mdlm_fast.policies import confidence_of, discount_kind, threshold_value
 from mdlm_fast.recording import StepRecorder
@@ -102,15 +104,21 @@ class Decoder:
         self.last = torch.full((total,), length, dtype=torch.int64, device=device)
         self.row_steps = np.zeros(total, dtype=np.int64)
         self.row_forwards = np.zeros(total, dtype=np.int64)
+        self.bad_rows = BadRows(total, None if device.type == "cpu" else device)
 
     @torch.no_grad()
     def run(self) -> None:
-        """Decodes every row."""
+        """Decodes every row.
+
+        Raises:
+            ValueError: a row of logits could not be scored. On the CPU at once, elsewhere where the device is read.
+        """
         self.status[self.pace.finished(np.arange(len(self.status)))] = DONE
         batch = self._form_batch()
         while batch is not None:
             blocks = self._step(batch)
             batch = self._after_step(batch, blocks)
+        self.bad_rows.check()
 
     # -- who is in the batch --------------------------------------------------------------------------------------
 
@@ -193,7 +201,7 @@ class Decoder:
         step = batch.to_device(pace.step[numbers].astype(np.int32))
         if self.recorder is not None:
             self.recorder.reserve(int(pace.step[numbers].max()) + 1)
-            self.recorder.before(batch.number, step.long(), batch.state)
+            self.recorder.before(batch.number, step.long(), batch.state.masked)
         was_masked = None if batch.state.running is None else batch.state.masked.clone()
         if batch.rows.numel():
             self._score_and_commit(batch, step)
@@ -213,7 +221,10 @@ class Decoder:
                 self.recorder.wrote(batch.number, step, batch.state)
         self.row_steps[numbers] = pace.step[numbers] + 1
         blocks = pace.block[numbers]
-        left = None if pace.planned else batch.measured_left(blocks)
+        left = None
+        if not pace.planned:  # the host waits for the device here, so a row that can never finish is found too
+            left = batch.measured_left(blocks)
+            self.bad_rows.check()
         pace.advance(numbers, left)
         if self.on_step is not None:
             self.on_step(batch.view(step, self.scoring.forwards))
@@ -238,12 +249,11 @@ class Decoder:
         view = batch.view(step, self.scoring.forwards)
         scores = self.scoring.scores(state, view, rows, sequence, position, batch.padded, self._twins(numbers))
         self.row_forwards[numbers] += 1
+        self.bad_rows.note(scores.token, batch.number[sequence.long()])
         confidence = confidence_of(config, scores, state.seeds, sequence, position, step)
-        token = scores.token
         if self.recorder is not None:
-            self.recorder.scored(batch.number, step, rows, sequence, token, confidence, batch.length)
-        if candidate is not None:
-            token = torch.where(candidate, token, -1)
+            self.recorder.scored(batch.number, step, rows, sequence, scores.token, confidence, batch.length)
+        token = scores.token if candidate is None else torch.where(candidate, scores.token, -1)
         gamma, quota, threshold = self.pace.gamma(numbers), self.pace.quota(numbers), None
         if config.remasking is not None:
             quota = self.pace.left[numbers].astype(np.int32)
@@ -252,6 +262,25 @@ class Decoder:
         elif config.select == "origin":
             threshold = self.pace.transfer_probability(numbers)
         batch.next_rows = torch.empty_like(rows) if candidate is None else None
+        on_device = [None if values is None else batch.to_device(values) for values in (quota, threshold, gamma)]
+        self._commit(batch, step, rows, position, token, confidence, scores, *on_device)
+
+    def _commit(
+        self,
+        batch: Batch | WholeBatch,
+        step: Tensor,
+        rows: Tensor,
+        position: Tensor,
+        token: Tensor,
+        confidence: Tensor,
+        scores: RowScores,
+        quota: Tensor | None,
+        threshold: Tensor | None,
+        gamma: Tensor | None,
+    ) -> None:
+        """Chooses among scored rows and writes canvas and record in place. rows, position: int32 [C]; token: int64 [C];
+        confidence: float32 [C]; quota: int32 [n]; threshold, gamma: float32 [n]."""
+        config, state = self.config, batch.state
         draws = config.alg_temp > 0 or config.select == "origin"
         logp_T = scores.logp if scores.logp_T is None else scores.logp_T
         ops.select_commit_(
@@ -261,11 +290,11 @@ class Decoder:
             token,
             confidence,
             rule=config.select,
-            quota=None if quota is None else batch.to_device(quota),
-            threshold=None if threshold is None else batch.to_device(threshold),
+            quota=quota,
+            threshold=threshold,
             entropy=scores.entropy if config.select == "entropy_bound" else None,
             discount=self.discount if gamma is not None else "none",
-            gamma=None if gamma is None else batch.to_device(gamma),
+            gamma=gamma,
             eos_ids=None if gamma is None else self.eoser_ids,
             alg_temp=config.alg_temp,
             row_position=position if draws else None,

@@ -48,10 +48,11 @@ class StepRecorder:
                 more = torch.full_like(buffer[:, :1], value).expand(-1, max(steps, buffer.shape[1]), -1)
                 setattr(self, name, torch.cat([buffer, more], 1))
 
-    def before(self, rows: Tensor, step: Tensor, state: RowState) -> None:
-        """Records which positions are masked when the step begins. rows: int64 [n], numbers of the batch's rows."""
+    def before(self, rows: Tensor, step: Tensor, masked: Tensor) -> None:
+        """Records which positions are masked when the step begins. rows: int64 [n], numbers of the batch's rows.
+        masked: bool [n, L]."""
         if self.masked is not None:
-            self.masked[rows, step] = state.masked.gather(1, self.columns[rows])
+            self.masked[rows, step] = masked.gather(1, self.columns[rows])
 
     def scored(
         self,

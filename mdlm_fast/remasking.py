@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mdlm_fast import ops
-from mdlm_fast.batch import Batch
+from mdlm_fast.batch import Batch, WholeBatch
 from mdlm_fast.config import RCR
 from mdlm_fast.row_state import RowState
 
@@ -29,7 +29,7 @@ def note_fills(
     state.running.copy_(torch.where(was_masked & ~state.masked, fill, state.running))
 
 
-def remask(rcr: RCR, batch: Batch, count: Tensor, mask_id: int) -> None:
+def remask(rcr: RCR, batch: Batch | WholeBatch, count: Tensor, mask_id: int) -> None:
     """Masks ``count`` int32 [n] tokens of each row again, those with the lowest running confidence, in place.
 
     To be called after a step has filled every candidate. Only positions that decoding may write are touched: those of

@@ -75,8 +75,25 @@ class Scoring:
         padded: bool,
         twins: np.ndarray | None,
     ) -> RowScores:
-        """Scores of ``rows``. sequence, position: int32 [C], of each row. twins: rows of the batch with the same
-        number hold the same canvas and are in the same block; None when none do."""
+        """Scores of ``rows``, counted and timed. sequence, position: int32 [C], of each row. twins: rows of the batch
+        with the same number hold the same canvas and are in the same block; None when none do."""
+        begin = time.perf_counter()
+        self.forwards += 1
+        scores = self.score(state, view, rows, sequence, position, padded, twins)
+        self.seconds += time.perf_counter() - begin
+        return scores
+
+    def score(
+        self,
+        state: RowState,
+        view: StepState,
+        rows: Tensor,
+        sequence: Tensor,
+        position: Tensor,
+        padded: bool,
+        twins: np.ndarray | None = None,
+    ) -> RowScores:
+        """The same, without counting."""
         options = {
             **self.options,
             "row_sequence": sequence,
@@ -85,16 +102,11 @@ class Scoring:
             "seeds": state.seeds,
             "step": view.step,
         }
-        begin = time.perf_counter()
-        self.forwards += 1
         if self.config.logits_hook is not None:
-            scores = self._hooked(state, view, rows, padded, options)
-        elif twins is not None:
-            scores = self._shared(state, rows, sequence, padded, twins, options)
-        else:
-            scores = self._score(state.canvas, self._real(state.real, padded), state, rows, options)
-        self.seconds += time.perf_counter() - begin
-        return scores
+            return self._hooked(state, view, rows, padded, options)
+        if twins is not None:
+            return self._shared(state, rows, sequence, padded, twins, options)
+        return self._score(state.canvas, self._real(state.real, padded), state, rows, options)
 
     def _score(
         self, canvas: Tensor, real: Tensor | None, state: RowState, rows: Tensor, options: dict[str, Any]

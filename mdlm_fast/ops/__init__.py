@@ -7,6 +7,7 @@ choice.
 
 from __future__ import annotations
 
+from mdlm_fast.ops._checks import ROW_FAULTS
 from mdlm_fast.ops._library import load_compiled_backends
 from mdlm_fast.ops._registry import (
     available_backends,
@@ -33,6 +34,7 @@ for _backend in (_cuda, _cpp, triton_backend(), reference_backend()):
 choose_from_environment()
 
 __all__ = [
+    "ROW_FAULTS",
     "RowScores",
     "available_backends",
     "backend_report",

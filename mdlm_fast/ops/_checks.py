@@ -17,7 +17,8 @@ from mdlm_fast.ops.reference.finish_scores import EMPTY_ROW, INF_ROW, NAN_ROW
 #: Floating dtypes of logits, hidden states and weights.
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-_REASONS = {
+#: What a token below -1 says of its row of logits.
+ROW_FAULTS = {
     NAN_ROW: "holds NaN",
     INF_ROW: "holds +inf",
     EMPTY_ROW: "has no candidate left (every id is forbidden, above vocab_limit or -inf)",
@@ -90,7 +91,7 @@ def check_tokens(op: str, token: Tensor, rows: Tensor, row_sequence: Tensor, row
         return
     at = int((token < -1).nonzero()[0])
     row, sequence, position = (int(t[at]) for t in (rows, row_sequence, row_position))
-    reason = _REASONS[int(token[at])]
+    reason = ROW_FAULTS[int(token[at])]
     raise ValueError(f"{op}: the row of logits {row} (sequence {sequence}, position {position}) {reason}")
 
 
@@ -100,5 +101,5 @@ def check_normaliser(op: str, lse: Tensor, rows: Tensor) -> None:
         return
     at = int((~torch.isfinite(lse)).nonzero()[0])
     value = float(lse[at])
-    reason = _REASONS[EMPTY_ROW if value == float("-inf") else INF_ROW if value == float("inf") else NAN_ROW]
+    reason = ROW_FAULTS[EMPTY_ROW if value == float("-inf") else INF_ROW if value == float("inf") else NAN_ROW]
     raise ValueError(f"{op}: the row of logits {int(rows[at])} {reason}")

@@ -46,7 +46,7 @@ def test_a_choice_is_undone_after_an_error() -> None:
 
 
 def test_unknown_and_absent_backends() -> None:
-    with pytest.raises(ValueError, match=r"name='cuda9' is unknown: choose one of cpp, reference"):
+    with pytest.raises(ValueError, match=r"name='cuda9' is unknown: choose one of cuda, cpp, triton, reference"):
         ops.use_backend("cuda9")
     _registry.register_backend(_registry.Backend("absent", missing="the moon is not full"))
     try:
