@@ -54,7 +54,7 @@ def published_loop(
 ) -> Tensor:
     """LLaDA's loop in plain PyTorch: every position is scored at every step. The rules: `compat.llada.generate`."""
     batch, prompt_length = prompt.shape
-    canvas = torch.full((batch, prompt_length + gen_length), mask_id)
+    canvas = torch.full((batch, prompt_length + gen_length), mask_id, device=prompt.device)
     canvas[:, :prompt_length] = prompt
     blocks = gen_length // block_length
     for block in range(blocks):
