@@ -1,12 +1,18 @@
-"""Every op test runs on each backend that is there."""
+"""Every op test runs on each backend that is there.
+
+Where MDLM_FAST_SHIM_LIBRARY names a library built by tests/gpu_free/build_shim.py, the CUDA kernels on the CPU are one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from gpu_free.shim_library import register_from_environment
 
 from mdlm_fast import ops
+
+register_from_environment()
 
 
 @pytest.fixture
