@@ -6,16 +6,9 @@
 
 #include "../cpu/token_logprobs.h"
 #include "score_arguments.h"
+#include "tensors.h"
 
 namespace mdlm_fast {
-
-template <class T>
-T* pointer(const Tensor& tensor, ScalarType dtype, int64_t numel, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, "mdlm_fast: ", name, " has an unexpected dtype");
-  STD_TORCH_CHECK(tensor.is_contiguous(), "mdlm_fast: ", name, " must be contiguous");
-  STD_TORCH_CHECK(tensor.numel() == numel, "mdlm_fast: ", name, " has ", tensor.numel(), " elements, expected ", numel);
-  return static_cast<T*>(tensor.data_ptr());
-}
 
 inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, sizes, dtype);

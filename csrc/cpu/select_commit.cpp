@@ -36,7 +36,7 @@ float ranking(const SelectCommit& args, int64_t b, int32_t slot) {
   if (args.discount != Discount::kNone && is_eos(args, args.token[slot])) {
     value = args.discount == Discount::kLog ? value + std::log(args.gamma[b]) : value * args.gamma[b];
   }
-  if (args.position_temperature > 0.0f) {
+  if (args.position_temperature > 0.0) {
     const double gumbel = -std::log(-std::log(position_uniform(args, b, slot)));
     value = static_cast<float>(static_cast<double>(value) / args.position_temperature + gumbel);
   }
@@ -73,7 +73,7 @@ void gather_candidates(const SelectCommit& args, const SequenceSlots& groups, in
   const auto stored = [&](int64_t i) { return ascending ? same(i) : groups.slots[i]; };
   const auto plain_key = [confidence = args.confidence](int32_t slot) { return ranking_key(confidence[slot]); };
   const auto key = [&](int32_t slot) { return ranking_key(ranking(args, b, slot)); };
-  const bool plain = args.discount == Discount::kNone && !(args.position_temperature > 0.0f);
+  const bool plain = args.discount == Discount::kNone && !(args.position_temperature > 0.0);
   const int64_t n = plain && ascending ? pack_candidates(args, begin, end, same, plain_key, slots, keys)
                                        : pack_candidates(args, begin, end, stored, key, slots, keys);
   c.slots.resize(n);
