@@ -16,4 +16,12 @@ MDLM_FAST_HOST_DEVICE inline std::uint32_t ordered_key(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// The number of a key; of the two zeros, the positive one.
+MDLM_FAST_HOST_DEVICE inline float from_ordered_key(std::uint32_t key) {
+  const std::uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
+  float x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
 }  // namespace mdlm_fast

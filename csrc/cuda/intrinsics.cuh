@@ -22,6 +22,7 @@ struct float16 {
 };
 
 inline constexpr float kInfinity = __builtin_inff();
+inline constexpr float kLargest = 0x1.fffffep127f;
 inline constexpr float kLog2E = 0x1.715476p+0f;
 inline constexpr float kLn2 = 0x1.62e43p-1f;
 
@@ -90,6 +91,15 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return result;
 #else
   return std::exp2(x);
+#endif
+}
+
+// A product that is rounded before anything is added to it: never part of a fused multiply-add.
+__device__ __forceinline__ float rounded_product(float a, float b) {
+#if !defined(MDLM_FAST_SHIM)
+  return __fmul_rn(a, b);
+#else
+  return a * b;  // the shim's flags contract nothing
 #endif
 }
 

@@ -39,6 +39,15 @@ __device__ __forceinline__ void store(T* address, T value) {
   *address = value;
 }
 
+// A pointer whose sum the compiler does not take apart: constant offsets from it become part of the loads.
+template <class T>
+__device__ __forceinline__ const T* anchored(const T* address) {
+#if !defined(MDLM_FAST_SHIM)
+  asm("" : "+l"(address));
+#endif
+  return address;
+}
+
 // Sixteen bytes of logits.
 struct alignas(16) Vector {
   std::uint32_t words[4];

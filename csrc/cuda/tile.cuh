@@ -1,0 +1,194 @@
+// A canonical tile of a row of logits, held in the registers of one warp.
+//
+// A tile is 2048 columns. Lane l holds, as vector v, the kPerVector columns from (32 v + l) kPerVector on, in the type of
+// storage, two to a word where that has 16 bits. The layout depends on nothing but the type, so a sum over a tile has one
+// order wherever the row lies. Columns that do not exist or do not count hold -inf.
+#pragma once
+
+#include "memory.cuh"
+
+namespace mdlm_fast::cuda {
+
+template <class Element>
+struct Tile {
+  static constexpr int kPerVector = 16 / static_cast<int>(sizeof(Element));
+  static constexpr int kVectors = kTileColumns / (kWarpSize * kPerVector);
+  Vector vectors[kVectors];
+
+  __device__ __forceinline__ static int column(int vector, int lane) { return (vector * kWarpSize + lane) * kPerVector; }
+};
+
+template <class Element>
+inline constexpr std::uint32_t kMinusInfinityBits = 0xff800000u;
+template <>
+inline constexpr std::uint32_t kMinusInfinityBits<bfloat16> = 0xff80u;
+template <>
+inline constexpr std::uint32_t kMinusInfinityBits<float16> = 0xfc00u;
+
+// Number i of the numbers in a word or a vector, the first in the lowest bits. `i` is known at compile time.
+template <class Element>
+__device__ __forceinline__ float number(std::uint32_t word, int i) {
+  if constexpr (sizeof(Element) == 4)
+    return as_float(word);
+  else if constexpr (std::is_same_v<Element, bfloat16>)
+    return as_float(i == 0 ? word << 16 : word & 0xffff0000u);
+  else
+    return widen(float16{static_cast<std::uint16_t>(word >> 16 * i)});
+}
+
+template <class Element>
+__device__ __forceinline__ float number(const Vector& vector, int i) {
+  constexpr int kPerWord = 4 / sizeof(Element);
+  return number<Element>(vector.words[i / kPerWord], i % kPerWord);
+}
+
+template <class Element>
+__device__ __forceinline__ void set_number(Vector& vector, int i, std::uint32_t bits) {
+  if constexpr (sizeof(Element) == 4)
+    vector.words[i] = bits;
+  else
+    vector.words[i / 2] = i % 2 == 0 ? (vector.words[i / 2] & 0xffff0000u) | bits
+                                     : (vector.words[i / 2] & 0xffffu) | bits << 16;
+}
+
+template <class Element>
+__device__ __forceinline__ std::uint32_t bits_of(Element x) {
+  if constexpr (sizeof(Element) == 4)
+    return as_bits(x);
+  else
+    return x.bits;
+}
+
+template <class Element>
+__device__ __forceinline__ Vector minus_infinities() {
+  constexpr std::uint32_t kBits = kMinusInfinityBits<Element>, kWord = sizeof(Element) == 4 ? kBits : kBits | kBits << 16;
+  return {{kWord, kWord, kWord, kWord}};
+}
+
+// Runs body with the integral constant that equals `vector`, which all lanes agree on.
+template <int kFirst, int kEnd, class Body>
+__device__ __forceinline__ void at_vector(int vector, Body&& body) {
+  constexpr int kMiddle = (kFirst + kEnd) / 2;
+  if constexpr (kEnd - kFirst == 1)
+    body(std::integral_constant<int, kFirst>{});
+  else if (vector < kMiddle)
+    at_vector<kFirst, kMiddle>(vector, body);
+  else
+    at_vector<kMiddle, kEnd>(vector, body);
+}
+
+// The tile whose first column is at `columns`, 16-byte aligned, of which `count` exist. All vectors are asked for before
+// any is used.
+template <class Element>
+__device__ __forceinline__ void load_tile(Tile<Element>& tile, const Element* columns, int count, int lane) {
+  using Registers = Tile<Element>;
+  const Element* mine = anchored(columns + Registers::column(0, lane));
+  if (count == kTileColumns) {
+#pragma unroll
+    for (int v = 0; v < Registers::kVectors; ++v) tile.vectors[v] = load_vector(mine + Registers::column(v, 0));
+    return;
+  }
+#pragma unroll
+  for (int v = 0; v < Registers::kVectors; ++v)
+    if (Registers::column(v, lane) + Registers::kPerVector <= count)
+      tile.vectors[v] = load_vector(mine + Registers::column(v, 0));
+    else
+      tile.vectors[v] = minus_infinities<Element>();
+  const int rest = count % Registers::kPerVector, edge = count / Registers::kPerVector;
+  if (rest == 0) return;
+  Vector partial = minus_infinities<Element>();  // the last vector of the row: only some of its columns exist
+#pragma unroll
+  for (int i = 0; i < Registers::kPerVector - 1; ++i)
+    if (i < rest) set_number<Element>(partial, i, bits_of(load_constant(columns + count - rest + i)));
+  at_vector<0, Registers::kVectors>(edge / kWarpSize, [&](auto v) {
+    if (lane == edge % kWarpSize) tile.vectors[decltype(v)::value] = partial;
+  });
+}
+
+// The same from any address.
+template <class Element>
+__device__ __forceinline__ void load_unaligned_tile(Tile<Element>& tile, const Element* columns, int count, int lane) {
+  using Registers = Tile<Element>;
+  const Element* mine = anchored(columns + Registers::column(0, lane));
+  const int left = count - Registers::column(0, lane);
+#pragma unroll
+  for (int v = 0; v < Registers::kVectors; ++v) {
+    tile.vectors[v] = minus_infinities<Element>();
+#pragma unroll
+    for (int i = 0; i < Registers::kPerVector; ++i)
+      if (Registers::column(v, 0) + i < left)
+        set_number<Element>(tile.vectors[v], i, bits_of(load_constant(mine + Registers::column(v, 0) + i)));
+  }
+}
+
+// (s + 1) z - s g in fp32, products rounded as the reference rounds them. An id at -inf stays there: -inf - (-inf) would
+// refuse the row for NaN.
+__device__ __forceinline__ float guided(float z, float g, float scale) {
+  return z == -kInfinity ? z : rounded_product(scale + 1.0f, z) - rounded_product(scale, g);
+}
+
+// The tile of guided logits; `columns` and `guidance` may lie anywhere.
+template <class Element>
+__device__ __forceinline__ void load_guided_tile(Tile<float>& tile, const Element* columns, const Element* guidance,
+                                                 float scale, int count, int lane) {
+  const int first = Tile<float>::column(0, lane), left = count - first;
+#pragma unroll
+  for (int v = 0; v < Tile<float>::kVectors; ++v)
+#pragma unroll
+    for (int i = 0; i < Tile<float>::kPerVector; ++i) {
+      const int column = Tile<float>::column(v, 0) + i;
+      float z = -kInfinity;
+      if (column < left)
+        z = guided(widen(load_constant(columns + first + column)), widen(load_constant(guidance + first + column)), scale);
+      tile.vectors[v].words[i] = as_bits(z);
+    }
+}
+
+// Which ids are no candidates: those of a list, in any order and perhaps repeated, and those at or above a limit.
+struct Exclusion {
+  const std::int64_t* forbidden;  // [num_forbidden], global ids
+  int num_forbidden;
+  int vocab_limit;
+};
+
+// Which of the lane's numbers are no candidates: bit v kPerVector + i for number i of vector v. `first_id` is the global
+// id of the tile's first column. The same 0 in all lanes, at the price of a few instructions, where the tile has none.
+template <class Registers>
+__device__ __forceinline__ std::uint64_t excluded_numbers(const Exclusion& exclusion, int first_id, int count,
+                                                          int lane) {
+  std::uint64_t mask = 0;
+  if (first_id + count > exclusion.vocab_limit) {
+#pragma unroll 1
+    for (int n = 0; n < Registers::kVectors * Registers::kPerVector; ++n)
+      if (first_id + Registers::column(n / Registers::kPerVector, lane) + n % Registers::kPerVector >= exclusion.vocab_limit)
+        mask |= std::uint64_t{1} << n;
+  }
+#pragma unroll 1
+  for (int k = 0; k < exclusion.num_forbidden; k += kWarpSize) {
+    std::int64_t column = -1;
+    if (k + lane < exclusion.num_forbidden) column = load_constant(exclusion.forbidden + k + lane) - first_id;
+    const bool inside = column >= 0 && column < count;
+#pragma unroll 1
+    for (unsigned found = __ballot_sync(kFullWarp, inside); found != 0; found &= found - 1) {
+      const int c = __shfl_sync(kFullWarp, static_cast<int>(column), __ffs(found) - 1);
+      const int vector_and_lane = c / Registers::kPerVector;
+      if (vector_and_lane % kWarpSize == lane)
+        mask |= std::uint64_t{1} << (vector_and_lane / kWarpSize * Registers::kPerVector + c % Registers::kPerVector);
+    }
+  }
+  return mask;
+}
+
+// Puts -inf where remove(z, excluded) says so; `excluded` is the number's bit of the mask.
+template <class Element, class Remove>
+__device__ __forceinline__ void remove_numbers(Tile<Element>& tile, std::uint64_t mask, Remove&& remove) {
+  using Registers = Tile<Element>;
+#pragma unroll
+  for (int v = 0; v < Registers::kVectors; ++v)
+#pragma unroll
+    for (int i = 0; i < Registers::kPerVector; ++i)
+      if (remove(number<Element>(tile.vectors[v], i), (mask >> (v * Registers::kPerVector + i) & 1) != 0))
+        set_number<Element>(tile.vectors[v], i, kMinusInfinityBits<Element>);
+}
+
+}  // namespace mdlm_fast::cuda
