@@ -38,7 +38,8 @@ bool set_schedule(const std::string& text) {
   if (const char* text = std::getenv("MDLM_FAST_SHIM_SCHEDULE"); text != nullptr && !set_schedule(text))
     throw std::invalid_argument(std::string("MDLM_FAST_SHIM_SCHEDULE=") + text +
                                 " is not forward, reverse or random:SEED");
-  if (const char* text = std::getenv("MDLM_FAST_SHIM_MULTIPROCESSORS")) multiprocessor_count = std::max(1, std::atoi(text));
+  if (const char* text = std::getenv("MDLM_FAST_SHIM_MULTIPROCESSORS"))
+    multiprocessor_count = std::max(1, std::atoi(text));
   return true;
 }();
 

@@ -1,13 +1,13 @@
-// CUDA C++ on the CPU: what csrc/cuda needs of nvcc and of the CUDA runtime, so that g++ compiles the kernels unchanged
-// (-DMDLM_FAST_SHIM) and they run here, checked.
+// CUDA C++ on the CPU: what csrc/cuda needs of nvcc and of the CUDA runtime, so that g++ compiles the kernels
+// unchanged (-DMDLM_FAST_SHIM) and they run here, checked.
 //
-// How a kernel runs. Every thread of a block is a fiber; all fibers run on the calling thread, one at a time, and switch
-// only where threads may wait for each other: at barriers and at warp operations. A launch runs its blocks one after
-// another; a cooperative launch keeps all blocks alive and runs them in turns.
+// How a kernel runs. Every thread of a block is a fiber; all fibers run on the calling thread, one at a time, and
+// switch only where threads may wait for each other: at barriers and at warp operations. A launch runs its blocks one
+// after another; a cooperative launch keeps all blocks alive and runs them in turns.
 //
-// Which thread runs next is the schedule: forward (lowest warp, then lowest lane), reverse, or random with a seed. In the
-// random schedule a thread may also lose its turn at a store or an atomic. A kernel that lacks a barrier gives different
-// bits under different schedules; one that has them all gives the same bits under each.
+// Which thread runs next is the schedule: forward (lowest warp, then lowest lane), reverse, or random with a seed. In
+// the random schedule a thread may also lose its turn at a store or an atomic. A kernel that lacks a barrier gives
+// different bits under different schedules; one that has them all gives the same bits under each.
 //
 // Shared memory. Dynamic shared memory lies between guard zones. Static __shared__ variables are thread_local variables
 // of the one OS thread, and the library's thread-local segment is saved and restored when another block gets its turn.

@@ -61,8 +61,9 @@ std::string text_of(const Where& where) {
 }
 
 bool same_place(const Thread& a, const Thread& b) {
-  return std::strcmp(a.operation, b.operation) == 0 && a.where.line() == b.where.line() &&
-         std::strcmp(a.where.file_name(), b.where.file_name()) == 0;
+  const auto same = [](const char* x, const char* y) { return x == y || std::strcmp(x, y) == 0; };
+  return a.where.line() == b.where.line() && same(a.operation, b.operation) &&
+         same(a.where.file_name(), b.where.file_name());
 }
 
 std::string describe_thread(const Thread& thread) {

@@ -17,8 +17,8 @@ using Where = std::source_location;
 // "file.cuh:12".
 std::string text_of(const Where& where);
 
-// Since they were last reset. Bytes are those of global memory that went through memory.cuh, cudaMemsetAsync and atomics;
-// a launch is a kernel or a memset.
+// Since they were last reset. Bytes are those of global memory that went through memory.cuh, cudaMemsetAsync and
+// atomics; a launch is a kernel or a memset.
 struct Counters {
   std::uint64_t bytes_loaded, bytes_stored, atomics, launches;
 };

@@ -1,5 +1,5 @@
-// Static __shared__ variables: `static thread_local`, so they all lie in this library's thread-local segment and nothing
-// else does (the shim has no other thread-local variables, and neither have the bindings).
+// Static __shared__ variables: `static thread_local`, so they all lie in this library's thread-local segment, and
+// nothing else does (the shim has no other thread-local variables, and neither have the bindings).
 #pragma once
 
 #include <cstddef>

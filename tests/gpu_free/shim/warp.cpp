@@ -73,11 +73,13 @@ std::uint64_t warp_exchange(const char* name, WarpOperation operation, std::uint
   self.where = where;
   self.mask = mask;
   self.lane = {value, argument, width, 0};
-  char hexadecimal[16];
-  std::snprintf(hexadecimal, sizeof hexadecimal, "0x%08x", mask);
+  const auto named = [&] {
+    char text[64];
+    std::snprintf(text, sizeof text, "%s with mask 0x%08x, which ", name, mask);
+    return std::string(text);
+  };
   if (!(mask >> lane & 1))
-    fail(std::string(name) + " with mask " + hexadecimal + ", which leaves out the calling lane " + std::to_string(lane),
-         where);
+    fail(named() + "leaves out the calling lane " + std::to_string(lane), where);
   if (width < 1 || width > 32 || (width & (width - 1)) != 0)
     fail(std::string(name) + " with width " + std::to_string(width) + ", which is no power of two up to 32", where);
 
@@ -86,8 +88,8 @@ std::uint64_t warp_exchange(const char* name, WarpOperation operation, std::uint
   for (unsigned other = 0; other < 32; ++other) {
     if (!(mask >> other & 1)) continue;
     if (first + other >= block.threads.size())
-      fail(std::string(name) + " with mask " + hexadecimal + ", which names lane " + std::to_string(other) +
-               " of a warp of " + std::to_string(block.threads.size() - first),
+      fail(named() + "names lane " + std::to_string(other) + " of a warp of " +
+               std::to_string(block.threads.size() - first),
            where);
     Thread& thread = block.threads[first + other];
     lanes[other] = &thread.lane;

@@ -1,5 +1,5 @@
-// Operations of a warp. Each waits for the lanes that its mask names, and all of them must be at the same operation with
-// the same mask on the same source line.
+// Operations of a warp. Each waits for the lanes that its mask names, and all of them must be at the same operation
+// with the same mask on the same source line.
 #pragma once
 
 #include <cstdint>
