@@ -1,0 +1,121 @@
+"""What a kernel reads from a row: logits in fp32 with guidance applied, and which ids are candidates.
+
+Columns are those of the tensor at hand, a shard of the vocabulary whose column 0 has the global id `start`. Device
+functions work on blocks of any shape; pointers of a row are made with `rows.row_offset`.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mdlm_fast.kernels.rows import TILE
+
+LIST_LIMIT: tl.constexpr = tl.constexpr(64)  # more forbidden ids than this are read as a mask over the columns
+NEG_INF: tl.constexpr = tl.constexpr(float("-inf"))
+
+
+class RowLogits(NamedTuple):
+    """One row on the device: z = scale * logits - guidance_scale * guidance, or the logits where guidance is None."""
+
+    logits: tl.tensor  # pointer to column 0: f32, bf16 or f16
+    guidance: tl.tensor | None  # pointer to column 0, of the same dtype
+    scale: tl.tensor  # f32, guidance_scale + 1 rounded once
+    guidance_scale: tl.tensor  # f32
+    width: tl.tensor  # columns of the row
+
+
+class Candidates(NamedTuple):
+    """The ids that may be chosen, on the device: columns below `limit` that are not forbidden."""
+
+    forbidden: tl.tensor | None  # pointer: int64 [count], global ids, as given; or uint8 [width], 1 = forbidden
+    count: tl.tensor  # length of the list; 0 with a mask
+    start: tl.tensor  # global id of column 0
+    limit: tl.tensor  # columns from here on are no candidates; at most the width
+
+
+@triton.jit
+def _load(row, first, base, element, width, OTHER: tl.constexpr, MASKED: tl.constexpr):
+    """fp32 block at columns first + base + element, OTHER from `width` on."""
+    if MASKED:
+        value = tl.load(row + first + (base + element), mask=base + element < width - first, other=OTHER)
+    else:
+        value = tl.load(row + first + (base + element))
+    if value.dtype == tl.bfloat16:  # as integers, a pair of columns is unpacked by one instruction each, not three
+        return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return value.to(tl.float32)
+
+
+@triton.jit
+def read_logits(row, first, base, element, MASKED: tl.constexpr):
+    """z in fp32 at columns first + base + element; -inf behind the row's end, which only MASKED reads may pass.
+
+    `first` is an int32 scalar, the others are int32 blocks that broadcast. Kept apart, they cost a thread a few
+    registers in what happens rarely, not one per column.
+    """
+    z = _load(row.logits, first, base, element, row.width, NEG_INF, MASKED)
+    if row.guidance is not None:
+        guidance = _load(row.guidance, first, base, element, row.width, 0.0, MASKED)
+        # An id at -inf stays there: -inf - (-inf) would refuse the row for NaN.
+        z = tl.where(z == NEG_INF, z, row.scale * z - row.guidance_scale * guidance)
+    return z
+
+
+@triton.jit
+def exclude(z, first, base, element, candidates):
+    """z with -inf at the columns first + base + element that are no candidates."""
+    z = tl.where(base < candidates.limit - first - element, z, NEG_INF)
+    if candidates.forbidden is not None:
+        if candidates.forbidden.dtype.element_ty == tl.int64:
+            for k in range(candidates.count):
+                column = (tl.load(candidates.forbidden + k) - candidates.start).to(tl.int32)
+                z = tl.where(base == column - first - element, NEG_INF, z)
+        else:
+            column = first + (base + element)
+            forbidden = tl.load(candidates.forbidden + column, mask=column < candidates.limit, other=1)
+            z = tl.where(forbidden != 0, NEG_INF, z)
+    return z
+
+
+@triton.jit
+def forbidden_columns(candidates):
+    """int32 [LIST_LIMIT] for `excludes_any`: the columns of the list, -1 where there is none."""
+    columns = tl.full((LIST_LIMIT,), -1, tl.int32)
+    if candidates.forbidden is not None:
+        if candidates.forbidden.dtype.element_ty == tl.int64:
+            index = tl.arange(0, LIST_LIMIT)
+            ids = tl.load(candidates.forbidden + index, mask=index < candidates.count, other=-1)
+            columns = tl.where(ids >= candidates.start, ids - candidates.start, -1).to(tl.int32)
+    return columns
+
+
+@triton.jit
+def excludes_any(first, candidates, columns):
+    """Whether the tile that starts at column `first` may hold a column that is no candidate: int32, 0 if not.
+
+    `columns` is from `forbidden_columns`, which a program calls once.
+    """
+    found = first + TILE > candidates.limit
+    if candidates.forbidden is not None:
+        if candidates.forbidden.dtype.element_ty == tl.int64:
+            found = tl.max(((columns >= first) & (columns < first + TILE) | found).to(tl.int32), 0)
+        else:
+            found = 1
+    return found
+
+
+def forbidden_argument(forbidden_ids: Tensor | None, start: int, width: int) -> tuple[Tensor | None, int]:
+    """What `Candidates.forbidden` points to, and its count, for int64 [K] global ids, unsorted, that may repeat.
+
+    A kernel compares every column of a tile with every id of a short list; a long one becomes a mask over the columns
+    start ... start + width - 1, made on the device.
+    """
+    if forbidden_ids is None or forbidden_ids.numel() <= LIST_LIMIT.value:
+        return forbidden_ids, 0 if forbidden_ids is None else forbidden_ids.numel()
+    column = forbidden_ids - start
+    column = torch.where((column >= 0) & (column < width), column, width)  # ids of other shards: behind the end
+    mask = torch.zeros(width + 1, dtype=torch.uint8, device=forbidden_ids.device)
+    return mask.index_fill_(0, column, 1), 0
