@@ -1,0 +1,98 @@
+"""The GPU check without a GPU: a dry run, workers that go wrong, and what the reports make of results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.gpu_check import parity, report
+from bench.gpu_check.__main__ import main
+from bench.gpu_check.sanitizer import errors_found
+from bench.gpu_check.settings import Settings, torch_version
+from bench.gpu_check.supervise import supervise
+from bench.gpu_check.worker import Item, run_items
+
+
+def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert set(results["stages"]) == {"machine", "build", "parity", "sanitizer", "graph", "bench"}
+    assert {row["op"] for row in results["bench"]["results"].values()} == {
+        "score_rows",
+        "linear_score_rows",
+        "token_logprobs",
+        "linear_token_logprobs",
+        "select_commit_",
+    }
+    assert len(results["graph"]["results"]) == 5
+    printed = capsys.readouterr().out
+    assert "no failures" in printed and "score_rows" in printed
+    table = (tmp_path / "gpu_check.md").read_text()
+    assert "| op | backend | dtype |" in table and "against PyTorch" in table
+
+
+def test_only_some_stages(tmp_path: Path) -> None:
+    assert main(["--dry-run", "--only", "graph", "--out", str(tmp_path)]) == 0
+    assert set(json.loads((tmp_path / "gpu_check.json").read_text())["stages"]) == {"graph"}
+
+
+def test_a_worker_that_dies_is_replaced_behind_that_item() -> None:
+    outcome = supervise("parity.faulty_stage", Settings(device="cpu"), label="faulty", patience=60.0)
+    assert {name: result["value"] for name, result in outcome.results.items()} == {"first": 1, "between": 2, "last": 3}
+    assert outcome.errors["raises"] == "RuntimeError: refused"
+    assert outcome.errors["dies"] == "the process ended with status 9: last words"
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced_behind_that_item() -> None:
+    settings = Settings(device="cpu", options={"hang": True})
+    outcome = supervise("parity.faulty_stage", settings, label="faulty", patience=15.0)
+    assert set(outcome.results) == {"first", "between", "last"}
+    assert "hung" in outcome.errors["hangs"]
+
+
+def test_a_worker_that_cannot_start_is_reported() -> None:
+    outcome = supervise("no.such.stage", Settings(device="cpu"), label="absent", patience=60.0)
+    assert list(outcome.errors) == ["absent"] and "No module named" in outcome.errors["absent"]
+
+
+def test_items_not_begun_in_time_are_counted() -> None:
+    events: list[dict[str, Any]] = []
+    assert run_items("parity.faulty_stage", Settings(device="cpu", seconds=-1.0), events.append)
+    assert events == [{"left_out": 5}]
+    assert isinstance(Item("x", dict).run(), dict)
+
+
+def test_failures_of_every_stage_are_reported() -> None:
+    results: dict[str, Any] = {
+        "stage_errors": {"machine": "RuntimeError: x"},
+        "build": {"errors": {"a.cu": "error: b\nmore"}},
+        "parity": {
+            "results": {"cuda: score_rows: n, bfloat16": {"failures": ["logp: error 1, allowed 0"]}},
+            "errors": {"triton: select_commit_: quota, large, float32": "RuntimeError: y"},
+        },
+        "graph": {"results": {"cuda: quota": {"differing": 3, "committed": 9}}, "errors": {}},
+        "bench": {"results": {"cuda: score_rows": {"not_captured": "z"}}, "errors": {"triton: w": "OSError: w"}},
+        "sanitizer": {"memcheck": {"errors": 2, "first": ["Invalid read"], "worker_errors": {}, "summaries": 1}},
+    }
+    assert len(report.failures(results)) == 8
+    row = parity.table({}, results["parity"]["errors"])[0]
+    assert (row["op"], row["backend"], row["dtype"], row["failed"]) == ("select_commit_", "triton", "float32", 1)
+
+
+def test_summaries_of_the_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.gpu_check.sanitizer.FOLDER", tmp_path)
+    (tmp_path / "memcheck.1.txt").write_text(
+        "========= COMPUTE-SANITIZER\n"
+        "========= Invalid __global__ read of size 4 bytes\n"
+        "========= ERROR SUMMARY: 1 error\n"
+    )
+    found = errors_found("memcheck")
+    assert found == {"summaries": 1, "errors": 1, "first": ["Invalid __global__ read of size 4 bytes"]}
+
+
+def test_versions_of_torch() -> None:
+    assert torch_version("2.11.0+cu130") == (2, 11) < torch_version("2.13.0+cpu")
