@@ -1,8 +1,7 @@
 """Theoretical occupancy: the share of an SM's warps that blocks of a kernel can fill.
 
 Limits: CUDA C++ programming guide, technical specifications per compute capability. Registers are given to warps in
-units of 256 and warps to an SM's four schedulers, shared memory to blocks in units of 128 bytes after 1 KiB each of the
-system's.
+units of 256 and warps to an SM's four schedulers, shared memory to blocks in units of 128 bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 REGISTERS = 65536
 SCHEDULERS = 4
 WARP = 32
+SYSTEM_SHARED = 1024  # bytes of shared memory that every block takes beside its own
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def occupancy(arch: str, threads: int, registers: int, shared_bytes: int) -> flo
     warps = -(-threads // WARP)
     registers_per_warp = -(-registers * WARP // 256) * 256
     warps_by_registers = REGISTERS // registers_per_warp // SCHEDULERS * SCHEDULERS
-    shared_per_block = -(-(shared_bytes + 1024) // 128) * 128
+    shared_per_block = -(-(shared_bytes + SYSTEM_SHARED) // 128) * 128
     most_warps = limits.threads // WARP
     blocks_by_warps = min(most_warps, warps_by_registers) // warps
     return min(limits.blocks, blocks_by_warps, limits.shared_bytes // shared_per_block) * warps / most_warps

@@ -104,3 +104,11 @@ extern "C" __global__ void __launch_bounds__(1024) spilling(const float* row, fl
 #pragma unroll
   for (int k = 0; k < 96; ++k) out[threadIdx.x + 1024 * k] = kept[k];
 }
+
+// 1024 bytes of shared memory.
+extern "C" __global__ void __launch_bounds__(256) through_shared_memory(const float* row, float* out) {
+  __shared__ float reversed[256];
+  reversed[255 - threadIdx.x] = row[threadIdx.x];
+  __syncthreads();
+  out[threadIdx.x] = reversed[threadIdx.x];
+}

@@ -11,7 +11,8 @@ _LABEL = re.compile(r"^([^\s/][^\s]*):$")
 _INSTRUCTION = re.compile(
     r"^\s*/\*(?P<address>[0-9a-f]+)\*/\s+(?:@(?P<predicate>!?U?P[T\d]+)\s+)?(?P<opcode>[A-Z][\w.]*)\s*(?P<operands>.*?)\s*;"
 )
-_TARGET = re.compile(r"`\(([^)]+)\)")
+_TARGET = re.compile(r"`\(([^)]+)\)|BRANCH_TARGETS ([^\"]+)")
+_INDIRECT = ("BRX", "BRXU", "JMX", "JMXU")
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,22 @@ class Instruction:
     @property
     def conditional(self) -> bool:
         """Whether it may do nothing: it has a predicate or, in a branch, another operand before the label."""
-        return bool(self.predicate) or (self.jumps and not self.operands.startswith("`("))
+        return bool(self.predicate) or (self.name == "BRA" and not self.operands.startswith("`("))
 
     @property
     def jumps(self) -> bool:
         """A branch to a label, also one that is written as a call: of a label that is no function's."""
-        return self.name == "BRA" or (self.name == "CALL" and "`(.L_" in self.operands)
+        return self.name in ("BRA", *_INDIRECT) or (self.name == "CALL" and "`(.L_" in self.operands)
 
     @property
     def calls(self) -> bool:
         return self.name == "CALL" and not self.jumps
 
     @property
-    def target(self) -> str | None:
+    def targets(self) -> list[str]:
+        """Labels that a branch goes to; the disassembler lists those of an indirect one."""
         found = _TARGET.search(self.operands)
-        return found.group(1) if found else None
+        return (found.group(1) or found.group(2)).split(",") if found else []
 
     @property
     def loaded_bytes(self) -> int:
@@ -91,7 +93,7 @@ def parse(text: str) -> list[Function]:
     """The functions of `nvdisasm -c`.
 
     Raises:
-        ValueError: a branch goes where no label is, or nobody can tell where (an indirect one).
+        ValueError: nothing says where a branch goes.
     """
     # re.split with one group: text before the first section, then name and text of each.
     parts = _SECTION.split(text)[1:]
@@ -118,11 +120,10 @@ def _function(name: str, lines: list[str]) -> Function:
         last = instructions[end - 1]
         successors = []
         if last.jumps:
-            if last.target not in labels:
-                raise ValueError(f"{name}: no label {last.target} for the branch at {last.address:#x}")
-            successors.append(number[labels[last.target]])
-        elif last.name in ("BRX", "JMX", "BRXU", "JMXU", "JMP"):
-            raise ValueError(f"{name}: an indirect branch at {last.address:#x}, whose targets are not in the code")
+            unknown = [label for label in last.targets if label not in labels]
+            if unknown or not last.targets:
+                raise ValueError(f"{name}: where does the branch at {last.address:#x} go? {unknown or last.operands}")
+            successors += [number[labels[label]] for label in last.targets]
         if (not _ends_block(last) or last.conditional) and end < len(instructions):
             successors.append(number[end])
         blocks.append(Block(instructions[start:end], sorted(set(successors))))
@@ -130,4 +131,4 @@ def _function(name: str, lines: list[str]) -> Function:
 
 
 def _ends_block(instruction: Instruction) -> bool:
-    return instruction.jumps or instruction.name in ("EXIT", "RET", "BRX", "JMX", "BRXU", "JMXU", "JMP", "KILL", "BPT")
+    return instruction.jumps or instruction.name in ("EXIT", "RET", "KILL", "BPT")

@@ -56,12 +56,25 @@ def test_hot_path_leaves_out_the_rare_block_and_needs_every_exponential() -> Non
     assert find_hot_path(listing(exponentials=4), element_bytes=4, exponentials=2) is None
 
 
-def test_a_branch_to_nowhere_and_an_indirect_one_are_refused() -> None:
+def test_a_block_that_has_to_be_passed_is_not_rare() -> None:
+    path = find_hot_path(listing(exponentials=4), element_bytes=4, through={"MUFU.LG2": 1})
+    assert path is not None
+    assert (path.instructions, path.mufu) == (10, 5)
+    assert find_hot_path(listing(exponentials=4), element_bytes=4, through={"MUFU.LG2": 2}) is None
+
+
+def test_a_branch_that_goes_nowhere_is_refused() -> None:
     text = LISTING.format(exponentials="")
-    with pytest.raises(ValueError, match=r"no label \.L_x_9"):
+    with pytest.raises(ValueError, match=r"branch at 0x30 .* \['.L_x_9'\]"):
         sass.parse(text.replace("`(.L_x_0)", "`(.L_x_9)"))
-    with pytest.raises(ValueError, match="indirect branch at 0x110"):
+    with pytest.raises(ValueError, match="branch at 0x110"):
         sass.parse(text.replace("BRA `(.L_x_2)", "BRX R4 -0x120"))
+
+
+def test_an_indirect_branch_goes_to_all_its_labels() -> None:
+    indirect = """BRX R4 -0x120  (*"BRANCH_TARGETS .L_x_2,.L_x_0"*)"""
+    (function,) = sass.parse(LISTING.format(exponentials="").replace("BRA `(.L_x_2)", indirect))
+    assert function.blocks[4].successors == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -134,12 +147,18 @@ def test_scalar_loads_are_no_hot_path(functions: dict[str, sass.Function]) -> No
 
 @needs_nvcc
 def test_spills_are_seen_by_both_tools(cubin: Path, functions: dict[str, sass.Function]) -> None:
-    resources = tools.resources(cubin)
+    resources = tools.resources(cubin, "90a")
     spilled = {name: sum(i.spills for i in function.instructions()) for name, function in functions.items()}
     assert spilled["spilling"] > 0 and resources["spilling"].stack > 0
     assert resources["spilling"].registers == 64
     for name in set(functions) - {"spilling"}:
         assert spilled[name] == 0 and resources[name].stack == 0
+
+
+@needs_nvcc
+def test_shared_memory_is_the_blocks_own(cubin: Path) -> None:
+    resources = tools.resources(cubin, "90a")
+    assert (resources["through_shared_memory"].shared, resources["one_vector"].shared) == (1024, 0)
 
 
 @needs_nvcc

@@ -10,6 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from gpu_free.machine_code.occupancy import SYSTEM_SHARED
+
 _RESOURCES = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 
 
@@ -17,7 +19,7 @@ _RESOURCES = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 class Resources:
     registers: int  # of a thread
     stack: int  # bytes of a thread
-    shared: int  # static, bytes of a block
+    shared: int  # static, bytes of a block, without the system's
 
 
 @cache
@@ -54,10 +56,14 @@ def version(name: str) -> str:
     return found.group(1)
 
 
-def resources(cubin: Path) -> dict[str, Resources]:
+def resources(cubin: Path, arch: str) -> dict[str, Resources]:
     """Mangled name of every kernel -> what one launch of it occupies."""
-    found = _RESOURCES.findall(run("cuobjdump", "-res-usage", str(cubin)))
-    return {name: Resources(int(registers), int(stack), int(shared)) for name, registers, stack, shared in found}
+    # From sm_90 on the system's share is counted with a block's own where it has any.
+    system = 0 if arch == "80" else SYSTEM_SHARED
+    return {
+        name: Resources(int(registers), int(stack), max(int(shared) - system, 0))
+        for name, registers, stack, shared in _RESOURCES.findall(run("cuobjdump", "-res-usage", str(cubin)))
+    }
 
 
 def largest_blocks(cubin: Path) -> dict[str, int]:

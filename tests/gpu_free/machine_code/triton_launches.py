@@ -1,0 +1,134 @@
+"""The launches of Triton kernels that the table of machine code covers: ops with the arguments that select a kernel.
+
+The host code runs as it would on a GPU, but no kernel starts (triton_program.py), so numbers in tensors mean nothing:
+types, shapes and alignment are all that the compiler sees.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from mdlm_fast.ops._schemas import PARTIAL_FIELDS, SCHEMAS, STAT_BITS, TILE
+from mdlm_fast.ops._triton import KERNELS
+
+SEQUENCES, LENGTH, COLUMNS = 4, 64, 126464
+ROWS = SEQUENCES * LENGTH
+EVERYTHING = sum(STAT_BITS.values())
+ARGMAX = STAT_BITS["token"] + STAT_BITS["logp"]
+ALL_IDS = {"normalize_all": True}
+GUIDED = {"guidance_logits": torch.empty(ROWS, COLUMNS, dtype=torch.bfloat16), "guidance_scale": 1.5}
+HALF, SINGLE = {"dtype": torch.float16}, {"dtype": torch.float32}
+ODD = {"columns": COLUMNS + 1}  # rows that start anywhere: no vector loads
+
+#: What a launch is called: the op, and how its arguments differ from the usual ones.
+LAUNCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "argmax and log-prob, bfloat16": ("score_partials", {"stats": ARGMAX, "forbidden_ids": None}),
+    "everything, bfloat16": ("score_partials", {}),
+    "everything, float16": ("score_partials", HALF),
+    "everything, float32": ("score_partials", SINGLE),
+    "everything, bfloat16, all ids": ("score_partials", ALL_IDS),
+    "everything, bfloat16, guided": ("score_partials", GUIDED),
+    "everything, bfloat16, odd width": ("score_partials", ODD),
+    "log-probs, bfloat16": ("token_logprobs", {}),
+    "log-probs, float32": ("token_logprobs", SINGLE),
+    "gradient, bfloat16": ("token_logprobs_backward", {}),
+    "gradient, float32": ("token_logprobs_backward", SINGLE),
+    "soft quota": ("select_commit_", {"alg_temp": 1.0}),
+    "entropy bound": ("select_commit_", {"rule": "entropy_bound"}),
+    "origin": ("select_commit_", {"rule": "origin"}),
+    "threshold, 4096 positions": ("select_commit_", {"rule": "threshold", "length": 4096}),
+    "256 positions": ("remask_", {"length": 256}),
+    "4096 positions": ("remask_", {"length": 4096}),
+}
+
+
+def launch(name: str) -> None:
+    """Runs the host code of one launch."""
+    op, changes = LAUNCHES[name]
+    module, function = KERNELS[op]
+    getattr(import_module(f"mdlm_fast.kernels.{module}"), function)(*_arguments(op, dict(changes)))
+
+
+def _arguments(op: str, changes: dict[str, Any]) -> list[Any]:
+    """Arguments in the order of the op's schema: `changes` by name, the rest as in the usual call.
+
+    `dtype` and `columns` among the changes are those of logits, hidden states and weights, `length` that of canvases.
+    """
+    sizes = {"dtype": torch.bfloat16, "columns": COLUMNS, "length": LENGTH}
+    sizes = {name: changes.pop(name, size) for name, size in sizes.items()}
+    usual = _logits(sizes["dtype"], sizes["columns"], hidden=64) | _canvas(SEQUENCES, sizes["length"])
+    names = [argument.split()[-1] for argument in SCHEMAS[op].split(") -> ")[0][1:].split(", ")]
+    unknown = set(changes) - set(names)
+    assert not unknown, f"{op} has no arguments {unknown}"
+    return [changes.get(name, usual.get(name)) for name in names]
+
+
+def _logits(dtype: torch.dtype, columns: int, hidden: int) -> dict[str, Any]:
+    """Arguments of the ops on logits; where they are missing they are None."""
+    row, number = torch.zeros(ROWS, dtype=torch.int32), torch.zeros(ROWS)
+    return {
+        "logits": torch.empty(SEQUENCES, LENGTH, columns, dtype=dtype),
+        "hidden": torch.zeros(ROWS, hidden, dtype=dtype),
+        "weight": torch.zeros(columns, hidden, dtype=dtype),
+        "row_sequence": row,
+        "temperature": torch.zeros(SEQUENCES),
+        "partials": torch.empty(ROWS, -(-columns // TILE), PARTIAL_FIELDS),
+        "forbidden_ids": torch.zeros(2, dtype=torch.int64),
+        "guidance_rows": row,
+        "guidance_scale": 0.0,
+        "vocab_start": 0,
+        "vocab_limit": columns,
+        "normalize_all": False,
+        "stats_tempered": False,
+        "stats": EVERYTHING,
+        "top_k": 0,
+        "top_p": 1.0,
+        "sample": True,
+        "targets": row.long(),
+        "need_entropy": True,
+        "grad_logp": number,
+        "grad_entropy": number,
+        "lse": number.double(),
+    }
+
+
+def _canvas(sequences: int, length: int) -> dict[str, Any]:
+    """Arguments of the ops on a canvas, every output among them."""
+    shape = (sequences, length)
+    number, flags, per_sequence = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.zeros(sequences)
+    slot = torch.zeros(sequences * length, dtype=torch.int32)
+    return {
+        "canvas": torch.zeros(shape, dtype=torch.int64),
+        "masked": flags,
+        "scope": flags,
+        "running": number,
+        "count": per_sequence.int(),
+        "mask_id": COLUMNS - 1,
+        "rows": slot,
+        "token": slot.long(),
+        "confidence": number.flatten(),
+        "logp": number.flatten(),
+        "logp_T": number.flatten(),
+        "entropy": number.flatten(),
+        "quota": per_sequence.int(),
+        "threshold": per_sequence,
+        "gamma": per_sequence,
+        "eos_ids": torch.zeros(1, dtype=torch.int64),
+        "row_position": slot,
+        "seeds": per_sequence.long(),
+        "step": torch.zeros(1, dtype=torch.int32),
+        "commit_step": torch.zeros(shape, dtype=torch.int16),
+        "commit_logp": number,
+        "commit_logp_T": number,
+        "commit_confidence": number,
+        "masks_left": per_sequence.int(),
+        "done": per_sequence.bool(),
+        "next_rows": slot,
+        "num_next_rows": torch.zeros(1, dtype=torch.int32),
+        "rule": "quota",
+        "discount": "log",
+        "alg_temp": 0.0,
+    }
