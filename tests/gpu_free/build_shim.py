@@ -1,6 +1,6 @@
 """Compiles the CUDA kernels and their bindings with g++ against the host shim: build/shim/libmdlm_fast_shim.so.
 
-    python tests/gpu_free/build_shim.py [--sanitize address,undefined] [name ...]
+    python tests/gpu_free/build_shim.py [--sanitize address,undefined | --races] [name ...]
 
 Names restrict the library to some ops' files (csrc/cuda/<name>.cu, csrc/bindings/cuda/<name>.cpp). What has not
 changed, headers included, is not compiled again. The path of the library is printed.
@@ -36,7 +36,7 @@ class CompileError(RuntimeError):
     pass
 
 
-def build_ops(names: Iterable[str] = (), sanitize: str = "") -> Path:
+def build_ops(names: Iterable[str] = (), sanitize: str = "", races: bool = False) -> Path:
     """The library with every op that has CUDA kernels, or with the named ones; registers torch.ops.mdlm_fast_shim.
 
     Raises:
@@ -48,17 +48,20 @@ def build_ops(names: Iterable[str] = (), sanitize: str = "") -> Path:
     chosen = [path for path in kernels + bindings if not names or path.stem in names]
     if not chosen:
         raise CompileError(f"csrc/cuda has no kernels{' named ' + ', '.join(names) if names else ''}")
-    folder = BUILD / "-".join(["shim", *(["sanitize"] if sanitize else []), *names])
-    return build(folder / "libmdlm_fast_shim.so", chosen, sanitize=sanitize, with_torch=True)
+    folder = BUILD / "-".join(["shim", *(["sanitize"] * bool(sanitize)), *(["races"] * races), *names])
+    return build(folder / "libmdlm_fast_shim.so", chosen, sanitize=sanitize, races=races, with_torch=True)
 
 
-def build(library: Path, sources: Sequence[Path], *, sanitize: str = "", with_torch: bool = False) -> Path:
+def build(
+    library: Path, sources: Sequence[Path], *, sanitize: str = "", races: bool = False, with_torch: bool = False
+) -> Path:
     """Compile `sources` and the shim itself into `library`, as far as something changed. Safe in several processes.
 
     Args:
         library: where the shared library goes; object files go beside it.
         sources: .cu or .cpp files.
         sanitize: as for g++'s -fsanitize, or empty.
+        races: whether kernels announce their loads and stores to the shim, which then reports races (shim/race.h).
         with_torch: whether the sources use torch's stable ABI.
     """
     library.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,8 @@ def build(library: Path, sources: Sequence[Path], *, sanitize: str = "", with_to
             link_flags += [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu", "-lc10"]
 
         def compiled(source: Path) -> Path:
-            return _compile([*compiler, *flags], source, library.parent)
+            announce = ["-fsanitize=thread", "-g", "-O1"] if races and source.suffix == ".cu" else []
+            return _compile([*compiler, *flags, *announce], source, library.parent)
 
         with ThreadPoolExecutor(JOBS) as pool:
             objects = list(pool.map(compiled, [*sources, *sorted(SHIM.glob("*.cpp"))]))
@@ -117,6 +121,7 @@ def _run_if_older(output: Path, inputs: Sequence[Path], command: list[str]) -> N
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sanitize", default="", help="g++'s sanitizers, separated by commas")
+    parser.add_argument("--races", action="store_true", help="report accesses that no barrier orders")
     parser.add_argument("names", nargs="*", help="ops to build; all by default")
     arguments = parser.parse_args()
-    print(build_ops(arguments.names, arguments.sanitize))
+    print(build_ops(arguments.names, arguments.sanitize, arguments.races))

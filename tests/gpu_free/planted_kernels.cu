@@ -164,6 +164,29 @@ __global__ void order_of_blocks(Arrays a) {
   put(a, static_cast<float>(turn));
 }
 
+// Wrong ones that give the same bits here under every schedule ---------------------------------------------------------
+
+__global__ void lost_updates(Arrays a) {
+  __shared__ float total;
+  if (threadIdx.x == 0) total = 0;
+  __syncthreads();
+  total += my_value(a);
+  __syncthreads();
+  put(a, total);
+}
+
+__global__ void lost_updates_between_blocks(Arrays a) {
+  if (threadIdx.x == 0) store(a.counter, load(a.counter) + 1);
+}
+
+__global__ void read_while_others_add(Arrays a) {
+  __shared__ unsigned total;
+  if (threadIdx.x == 0) total = 0;
+  __syncthreads();
+  atomicAdd(&total, 1u);
+  put(a, total > 0 ? 1.0f : 0.0f);
+}
+
 // Wrong ones that are reported ----------------------------------------------------------------------------------------
 
 __global__ void divergent_barrier(Arrays a) {
@@ -277,6 +300,9 @@ extern "C" __attribute__((visibility("default"))) const char* run_kernel(const c
   RUN(uninitialised_static, plain);
   RUN(shuffle_from_outside_the_mask, plain);
   RUN(order_of_blocks, plain);
+  RUN(lost_updates, plain);
+  RUN(lost_updates_between_blocks, plain);
+  RUN(read_while_others_add, plain);
   RUN(divergent_barrier, plain);
   RUN(early_exit, plain);
   RUN(mask_without_the_caller, plain);

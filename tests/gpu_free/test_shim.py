@@ -29,6 +29,11 @@ def sanitized() -> Path:
     return build(BUILD / "planted-sanitize/libplanted.so", [KERNELS], sanitize="address,undefined")
 
 
+@pytest.fixture(scope="module")
+def watched() -> Shim:
+    return Shim(build(BUILD / "planted-races/libplanted.so", [KERNELS], races=True))
+
+
 def numbers() -> np.ndarray:
     """Small integers as float32 [NUMBERS]: sums of them are exact in any order."""
     return np.random.default_rng(0).integers(-9, 10, NUMBERS).astype(np.float32)
@@ -126,6 +131,33 @@ def test_reports_name_the_source_line(shim: Shim) -> None:
     assert f"planted_kernels.cu:{line}" in (run(shim, "early_exit", "forward").error or "")
     line = line_of("__ballot_sync", "void different_operations(")
     assert f"__ballot_sync at planted_kernels.cu:{line}" in (run(shim, "different_operations", "forward").error or "")
+
+
+# Where the two accesses are: a word of each one's source line.
+RACES = {
+    "missing_barrier": ("shared", "for (const float x : sums) total += x;"),
+    "missing_barrier_before_reuse": ("shared", "values[threadIdx.x] = 2 * other;"),
+    "missing_syncwarp": ("shared", "put(a, values[threadIdx.x ^ 1]);"),
+    "missing_grid_barrier": ("global", "put(a, static_cast<float>(load(a.counter)));"),
+    "lost_updates": ("shared", "total += my_value(a);"),
+    "lost_updates_between_blocks": ("global", "store(a.counter, load(a.counter) + 1);"),
+    "read_while_others_add": ("shared", "put(a, total > 0 ? 1.0f : 0.0f);"),
+}
+
+
+@pytest.mark.parametrize("kernel", RACES)
+def test_races_are_reported(watched: Shim, kernel: str) -> None:
+    memory, text = RACES[kernel]
+    for schedule in SCHEDULES:
+        error = run(watched, kernel, schedule).error or ""
+        assert f"race in {memory} memory" in error, (schedule, error)
+    assert f"planted_kernels.cu:{line_of(text, f'void {kernel}(')}" in error
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_right_kernels_have_no_races(watched: Shim, schedule: str) -> None:
+    for kernel in ("block_sum", "warp_scan", "compaction", "pairs", "count_positive"):
+        assert run(watched, kernel, schedule).error is None
 
 
 SANITIZED = {

@@ -5,12 +5,14 @@
 #include <type_traits>
 
 #include "block.h"
+#include "race.h"
 
 namespace mdlm_fast::shim {
 
 template <class T>
-T* atomic_place(T* address, const Where& where) {
+MDLM_FAST_SHIM_UNWATCHED T* atomic_place(T* address, const void* instruction, const Where& where) {
   check_access("atomic", sizeof(T), address, where);
+  if (watching_races) note_access(Access::kAtomic, address, sizeof(T), instruction);
   if (preemptive) maybe_preempt();
   if (!in_shared_memory(address)) {
     counters.bytes_loaded += sizeof(T);
@@ -22,13 +24,13 @@ T* atomic_place(T* address, const Where& where) {
 
 }  // namespace mdlm_fast::shim
 
-#define MDLM_FAST_SHIM_ATOMIC(name, expression)                                                             \
-  template <class T>                                                                                        \
-  T name(T* address, std::type_identity_t<T> value,                                                         \
-         const mdlm_fast::shim::Where& where = mdlm_fast::shim::Where::current()) {                         \
-    const T old = *mdlm_fast::shim::atomic_place(address, where);                                           \
-    *address = static_cast<T>(expression);                                                                  \
-    return old;                                                                                             \
+#define MDLM_FAST_SHIM_ATOMIC(name, expression)                                                                   \
+  template <class T>                                                                                              \
+  MDLM_FAST_SHIM_UNWATCHED T name(T* address, std::type_identity_t<T> value,                                      \
+                                  const mdlm_fast::shim::Where& where = mdlm_fast::shim::Where::current()) {      \
+    const T old = *mdlm_fast::shim::atomic_place(address, __builtin_return_address(0), where);                    \
+    *address = static_cast<T>(expression);                                                                        \
+    return old;                                                                                                   \
   }
 MDLM_FAST_SHIM_ATOMIC(atomicAdd, old + value)
 MDLM_FAST_SHIM_ATOMIC(atomicSub, old - value)
@@ -39,12 +41,13 @@ MDLM_FAST_SHIM_ATOMIC(atomicOr, old | value)
 MDLM_FAST_SHIM_ATOMIC(atomicXor, old ^ value)
 MDLM_FAST_SHIM_ATOMIC(atomicExch, value)
 MDLM_FAST_SHIM_ATOMIC(atomicInc, old >= value ? T{0} : old + 1)
+MDLM_FAST_SHIM_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
 #undef MDLM_FAST_SHIM_ATOMIC
 
 template <class T>
-T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value,
-            const mdlm_fast::shim::Where& where = mdlm_fast::shim::Where::current()) {
-  const T old = *mdlm_fast::shim::atomic_place(address, where);
+MDLM_FAST_SHIM_UNWATCHED T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value,
+                                     const mdlm_fast::shim::Where& where = mdlm_fast::shim::Where::current()) {
+  const T old = *mdlm_fast::shim::atomic_place(address, __builtin_return_address(0), where);
   if (old == expected) *address = value;
   return old;
 }

@@ -75,8 +75,10 @@ void leave_block(Block& block) {
 std::unique_ptr<Block> make_block(uint3 index, int threads, std::size_t first_fiber) {
   auto block = std::make_unique<Block>();
   block->index = index;
+  block->number = current.started++;
   block->threads.resize(static_cast<std::size_t>(threads));
   block->runnable.resize((static_cast<std::size_t>(threads) + 31) / 32);
+  block->orders.resize(block->runnable.size());
   for (std::size_t i = 0; i < block->threads.size(); ++i) {
     Thread& thread = block->threads[i];
     thread.block = block.get();
@@ -211,6 +213,7 @@ int block_barrier(const char* operation, bool predicate, const Where& where) {
     fail("divergent barrier: " + describe_thread(self) + "; " + describe_thread(*block.first_at_barrier), where);
   if (++block.at_block_barrier == block.threads.size()) {
     block.at_block_barrier = 0;
+    ++block.barriers;
     block.true_predicates = 0;
     for (Thread& thread : block.threads) {
       block.true_predicates += thread.predicate;
@@ -232,8 +235,10 @@ void grid_barrier(const Where& where) {
     return block->at_grid_barrier == block->threads.size();
   });
   if (complete) {
+    ++current.grid_barriers;
     for (const auto& block : current.blocks) {
       block->at_grid_barrier = 0;
+      ++block->barriers;
       for (Thread& thread : block->threads) block->make_runnable(thread);
     }
   }

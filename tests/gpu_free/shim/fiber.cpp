@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
+#include <map>
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -56,6 +58,7 @@ constexpr std::size_t kStackBytes = 128 * 1024;
 // Where fibers are resumed from. One OS thread at a time launches (block.cpp), so one of each is enough.
 Fiber* running = nullptr;
 void* resumer_stack_pointer = nullptr;
+std::map<const char*, const char*> stacks;  // lowest byte, end
 #if defined(__SANITIZE_ADDRESS__)
 const void* resumer_base = nullptr;
 std::size_t resumer_bytes = 0;
@@ -71,11 +74,20 @@ Fiber::Fiber() {
   if (memory == MAP_FAILED) throw std::bad_alloc();
   mprotect(memory, page, PROT_NONE);
   base_ = static_cast<char*>(memory) + page;
+  stacks[base_] = base_ + kStackBytes;
 }
 
 Fiber::~Fiber() {
   const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   munmap(base_ - page, page + kStackBytes);
+  stacks.erase(base_);
+}
+
+bool Fiber::on_any_stack(const void* address) {
+  const char* place = static_cast<const char*>(address);
+  if (place >= running->base_ && place < running->base_ + kStackBytes) return true;  // by far the most
+  const auto next = stacks.upper_bound(place);
+  return next != stacks.begin() && place < std::prev(next)->second;
 }
 
 void Fiber::start(void (*entry)(void*), void* argument) {

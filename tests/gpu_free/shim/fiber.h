@@ -18,6 +18,8 @@ class Fiber {
   void resume();
   // Called in a fiber: goes back to where it was resumed.
   static void suspend();
+  // Whether the address is on the stack of a fiber.
+  static bool on_any_stack(const void* address);
 
  private:
   static void run();

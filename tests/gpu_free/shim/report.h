@@ -6,6 +6,13 @@
 #include <source_location>
 #include <string>
 
+// The shim's own functions that are compiled along with a kernel: not part of what race.h watches.
+#if defined(__SANITIZE_THREAD__)
+#define MDLM_FAST_SHIM_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
+#else
+#define MDLM_FAST_SHIM_UNWATCHED
+#endif
+
 namespace mdlm_fast::shim {
 
 using Where = std::source_location;
@@ -28,17 +35,20 @@ inline Counters counters{};
 inline bool preemptive = false;
 void maybe_preempt();
 
-inline void check_access(const char* kind, std::size_t bytes, const void* address, const Where& where) {
+MDLM_FAST_SHIM_UNWATCHED inline void check_access(const char* kind, std::size_t bytes, const void* address,
+                                                  const Where& where) {
   if (address == nullptr || reinterpret_cast<std::uintptr_t>(address) % bytes != 0) [[unlikely]]
     fail_access(kind, bytes, address, where);
 }
 
-inline void count_load(std::size_t bytes, const void* address, const Where& where = Where::current()) {
+MDLM_FAST_SHIM_UNWATCHED inline void count_load(std::size_t bytes, const void* address,
+                                                const Where& where = Where::current()) {
   check_access("load", bytes, address, where);
   counters.bytes_loaded += bytes;
 }
 
-inline void count_store(std::size_t bytes, const void* address, const Where& where = Where::current()) {
+MDLM_FAST_SHIM_UNWATCHED inline void count_store(std::size_t bytes, const void* address,
+                                                 const Where& where = Where::current()) {
   check_access("store", bytes, address, where);
   counters.bytes_stored += bytes;
   if (preemptive) maybe_preempt();

@@ -10,6 +10,7 @@
 
 #include "block.h"
 #include "fiber.h"
+#include "race.h"
 #include "warp.h"
 
 namespace mdlm_fast::shim {
@@ -39,6 +40,10 @@ struct Block {
   const Thread* first_at_barrier = nullptr;
   unsigned at_grid_barrier = 0;
   unsigned returned = 0;
+  std::uint32_t number = 0;                 // 0 is the first that runs
+  std::uint32_t barriers = 0;               // that opened so far
+  std::vector<WarpOrder> orders;            // of each warp
+  Shadow shadow;                            // of shared memory
   int true_predicates = 0;                  // at the barrier that opened last
   std::unique_ptr<unsigned char[]> memory;  // guard zone, dynamic shared memory, guard zone
   unsigned char* dynamic = nullptr;
@@ -75,6 +80,9 @@ struct Launch {
   std::vector<std::unique_ptr<Block>> blocks;  // those alive: all of a cooperative launch, else one
   Thread* running = nullptr;
   std::string error;  // empty: none
+  std::uint32_t started = 0;        // blocks
+  std::uint32_t grid_barriers = 0;  // that opened so far
+  Shadow shadow;                    // of global memory
 };
 
 inline Launch current;

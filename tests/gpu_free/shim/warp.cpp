@@ -107,6 +107,7 @@ std::uint64_t warp_exchange(const char* name, WarpOperation operation, std::uint
   self.state = State::kAtWarpOperation;
   if (complete) {
     operation(lanes, mask);
+    if (operation == exchange_nothing) block.orders[first / 32].synchronise(mask);
     for (unsigned other = 0; other < 32; ++other)
       if (mask >> other & 1) block.make_runnable(block.threads[first + other]);
   }

@@ -50,7 +50,7 @@ T from_bits(std::uint64_t bits) {
 
 // Combines the values of all lanes; every lane gets the result.
 template <class T, class Combine>
-void reduce(WarpLane* const* lanes, std::uint32_t mask) {
+MDLM_FAST_SHIM_UNWATCHED void reduce(WarpLane* const* lanes, std::uint32_t mask) {
   T total{};
   bool first = true;
   for (int lane = 0; lane < 32; ++lane) {
