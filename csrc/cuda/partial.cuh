@@ -5,7 +5,7 @@
 
 namespace mdlm_fast::cuda {
 
-inline constexpr int kPartialFields = 8;
+inline constexpr int kPartialFields = 8, kRestField = 5, kMassField = 6;  // floats of a record, and places in it
 
 // Ids are global, -1 = none. `rest` leaves out `top` itself, `mass_rest` leaves out `best` itself.
 struct Partial {
@@ -31,7 +31,8 @@ __device__ __forceinline__ void store_partial(float* record, const Partial& p) {
 }
 
 __device__ __forceinline__ Partial load_partial(const float* record) {
-  const Vector a = load_vector(record), b = load_vector(record + 4);
+  const Vector* vectors = reinterpret_cast<const Vector*>(record);
+  const Vector a = load(vectors), b = load(vectors + 1);
   return {as_float(a.words[0]), static_cast<std::int32_t>(a.words[1]), as_float(a.words[2]),
           static_cast<std::int32_t>(a.words[3]), as_float(b.words[0]), as_float(b.words[1]), as_float(b.words[2]),
           as_float(b.words[3])};

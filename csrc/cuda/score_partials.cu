@@ -19,9 +19,9 @@ cudaError_t launch_kernel(const ScorePartialsParams& params, cudaStream_t stream
 template <class Stored>
 cudaError_t choose(const ScorePartialsParams& params, cudaStream_t stream) {
   if (params.source.guidance.data != nullptr) return launch_kernel<Stored, Reading::kGuided, true>(params, stream);
-  if (!params.source.logits.aligned) return launch_kernel<Stored, Reading::kElements, true>(params, stream);
-  return params.moment ? launch_kernel<Stored, Reading::kVectors, true>(params, stream)
-                       : launch_kernel<Stored, Reading::kVectors, false>(params, stream);
+  if (!params.source.logits.aligned) return launch_kernel<Stored, Reading::kUnaligned, true>(params, stream);
+  return params.moment ? launch_kernel<Stored, Reading::kAligned, true>(params, stream)
+                       : launch_kernel<Stored, Reading::kAligned, false>(params, stream);
 }
 
 }  // namespace

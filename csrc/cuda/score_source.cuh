@@ -6,8 +6,8 @@
 
 namespace mdlm_fast::cuda {
 
-// kVectors and kElements read the rows where they lie, aligned or not; kGuided combines two rows into fp32.
-enum class Reading { kVectors, kElements, kGuided };
+// kAligned and kUnaligned read the rows where they lie, kEither finds out which; kGuided combines two rows into fp32.
+enum class Reading { kAligned, kUnaligned, kEither, kGuided };
 
 template <class Stored, Reading kReading>
 using RegisterType = std::conditional_t<kReading == Reading::kGuided, float, Stored>;
@@ -25,21 +25,30 @@ __device__ __forceinline__ Exclusion exclusion_of(const ScoreSource& source) {
   return {source.forbidden, source.num_forbidden, source.vocab_limit};
 }
 
-// Greedy sequences (temperature 0) report and filter the distribution at temperature 1.
-__device__ __forceinline__ float unit_temperature(float temperature) { return temperature > 0.0f ? temperature : 1.0f; }
+// Greedy sequences (temperature 0) report and filter the distribution at temperature 1. A temperature below 1e-30 is as
+// good as 0, and its inverse still finite.
+__device__ __forceinline__ float unit_temperature(float temperature) {
+  return temperature > 0.0f ? fmaxf(temperature, 1e-30f) : 1.0f;
+}
 
 // One row of the source.
 template <class Stored, Reading kReading>
 struct RowReader {
-  using Registers = Tile<RegisterType<Stored, kReading>>;
+  using Element = RegisterType<Stored, kReading>;
+  using Registers = Tile<Element>;
 
   const Stored* logits;    // [V]
   const Stored* guidance;  // [V], where kGuided
   float scale;
   int width;
+  bool aligned;
 
   __device__ __forceinline__ RowReader(const ScoreSource& source, std::int64_t slot, std::int32_t row)
-      : logits(row_of<Stored>(source.logits, row)), guidance(nullptr), scale(source.guidance_scale), width(source.width) {
+      : logits(row_of<Stored>(source.logits, row)),
+        guidance(nullptr),
+        scale(source.guidance_scale),
+        width(source.width),
+        aligned(source.logits.aligned) {
     if constexpr (kReading == Reading::kGuided)
       guidance = row_of<Stored>(source.guidance, load_constant(source.guidance_rows + slot));
   }
@@ -50,7 +59,7 @@ struct RowReader {
     const int first = tile * kTileColumns;
     if constexpr (kReading == Reading::kGuided)
       load_guided_tile(registers, logits + first, guidance + first, scale, count(tile), lane);
-    else if constexpr (kReading == Reading::kVectors)
+    else if (kReading == Reading::kAligned || (kReading == Reading::kEither && aligned))
       load_tile(registers, logits + first, count(tile), lane);
     else
       load_unaligned_tile(registers, logits + first, count(tile), lane);
