@@ -37,13 +37,9 @@ class Candidates(NamedTuple):
 
 
 @triton.jit
-def _load(row, first, base, element, width, OTHER: tl.constexpr, MASKED: tl.constexpr):
-    """fp32 block at columns first + base + element, OTHER from `width` on."""
-    if MASKED:
-        value = tl.load(row + first + (base + element), mask=base + element < width - first, other=OTHER)
-    else:
-        value = tl.load(row + first + (base + element))
-    if value.dtype == tl.bfloat16:  # as integers, a pair of columns is unpacked by one instruction each, not three
+def _unpack(value):
+    """A loaded block in fp32. As integers a pair of bf16 is unpacked by one instruction each; `.to` takes three."""
+    if value.dtype == tl.bfloat16:
         return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     else:
         return value.to(tl.float32)
@@ -56,9 +52,16 @@ def read_logits(row, first, base, element, MASKED: tl.constexpr):
     `first` is an int32 scalar, the others are int32 blocks that broadcast. Kept apart, they cost a thread a few
     registers in what happens rarely, not one per column.
     """
-    z = _load(row.logits, first, base, element, row.width, NEG_INF, MASKED)
+    if MASKED:
+        live = base + element < row.width - first
+        z = _unpack(tl.load(row.logits + first + (base + element), mask=live, other=NEG_INF))
+        if row.guidance is not None:
+            guidance = _unpack(tl.load(row.guidance + first + (base + element), mask=live, other=0.0))
+    else:
+        z = _unpack(tl.load(row.logits + first + (base + element)))
+        if row.guidance is not None:
+            guidance = _unpack(tl.load(row.guidance + first + (base + element)))
     if row.guidance is not None:
-        guidance = _load(row.guidance, first, base, element, row.width, 0.0, MASKED)
         # An id at -inf stays there: -inf - (-inf) would refuse the row for NaN.
         z = tl.where(z == NEG_INF, z, row.scale * z - row.guidance_scale * guidance)
     return z
@@ -81,6 +84,29 @@ def exclude(z, first, base, element, candidates):
 
 
 @triton.jit
+def read_set(row, candidates, first, base, element, pivot, excluded, KEEP: tl.constexpr, MASKED: tl.constexpr):
+    """z as `read_logits` with -inf for ids outside of a set: the candidates, or all ids that the pivot leaves (KEEP).
+
+    Args:
+        pivot: f32, candidates below it are removed from either set; or None.
+        excluded: int32 from `excludes_any`; 0 says that all columns are candidates.
+    """
+    z = read_logits(row, first, base, element, MASKED)
+    if KEEP:
+        if pivot is not None:
+            candidate = z
+            if excluded != 0:
+                candidate = exclude(z, first, base, element, candidates)
+            z = tl.where((candidate > NEG_INF) & (candidate < pivot), NEG_INF, z)
+    else:
+        if excluded != 0:
+            z = exclude(z, first, base, element, candidates)
+        if pivot is not None:
+            z = tl.where(z >= pivot, z, NEG_INF)
+    return z
+
+
+@triton.jit
 def forbidden_columns(candidates):
     """int32 [LIST_LIMIT] for `excludes_any`: the columns of the list, -1 where there is none."""
     columns = tl.full((LIST_LIMIT,), -1, tl.int32)
@@ -93,15 +119,15 @@ def forbidden_columns(candidates):
 
 
 @triton.jit
-def excludes_any(first, candidates, columns):
-    """Whether the tile that starts at column `first` may hold a column that is no candidate: int32, 0 if not.
+def excludes_any(first, candidates, columns, SPAN: tl.constexpr = TILE):
+    """Whether the SPAN columns from `first` on may hold one that is no candidate: int32, 0 if not.
 
     `columns` is from `forbidden_columns`, which a program calls once.
     """
-    found = first + TILE > candidates.limit
+    found = first + SPAN > candidates.limit
     if candidates.forbidden is not None:
         if candidates.forbidden.dtype.element_ty == tl.int64:
-            found = tl.max(((columns >= first) & (columns < first + TILE) | found).to(tl.int32), 0)
+            found = tl.max(((columns >= first) & (columns < first + SPAN) | found).to(tl.int32), 0)
         else:
             found = 1
     return found

@@ -5,15 +5,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mdlm_fast.kernels.row_logits import NEG_INF, Candidates, RowLogits, excludes_any, forbidden_argument, forbidden_columns
+from mdlm_fast.kernels.row_logits import (
+    NEG_INF,
+    Candidates,
+    RowLogits,
+    excludes_any,
+    forbidden_argument,
+    forbidden_columns,
+)
 from mdlm_fast.kernels.rows import LOG2_E, TILE, row_layout, row_offset
-from mdlm_fast.kernels.tile import TileStatistics, exponent_scale, tile_statistics
+from mdlm_fast.kernels.tile import exponent_scale, tile_statistics
 
 FIELDS: tl.constexpr = tl.constexpr(8)  # of one tile's record
 MARGIN, ENTROPY = 8, 16  # bits of `stats`
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_forbidden", "limit", "tiles_per_program"])
 def score_partials_kernel(
     logits,  # [N, V] or [B, L, V], columns of stride 1
     rows_per_batch,
@@ -32,7 +39,7 @@ def score_partials_kernel(
     guidance_batch_stride,
     guidance_row_stride,
     guidance_rows,  # int32 [C] or None
-    scale,
+    conditional_scale,
     guidance_scale,
     pivots,  # f32 [C]: the statistics are tempered, of the candidates from the pivot up; or None
     partials,  # f32 [C, tiles, 8]
@@ -44,7 +51,11 @@ def score_partials_kernel(
     MOMENT: tl.constexpr,
     MOMENT_TEMPERED: tl.constexpr,
 ):
-    """TEMPERED: `rest` is that of the tempered normaliser."""
+    """A program a run of tiles of one row.
+
+    TEMPERED: `rest` is that of the tempered normaliser. Without pivots, rows at temperature 1 are then left out: what
+    they need is in the partials that are not tempered.
+    """
     runs = tl.cdiv(tiles, tiles_per_program)
     program = tl.program_id(0)
     slot = program // runs
@@ -65,7 +76,7 @@ def score_partials_kernel(
                 tl.load(guidance_rows + slot), guidance_rows_per_batch, guidance_batch_stride, guidance_row_stride
             )
         row = logits + row_offset(row_index, rows_per_batch, batch_stride, row_stride)
-        source = RowLogits(row, guidance_row, scale, guidance_scale, width)
+        source = RowLogits(row, guidance_row, conditional_scale, guidance_scale, width)
         candidates = Candidates(forbidden, num_forbidden, vocab_start, limit)
         listed = forbidden_columns(candidates)
         pivot = None
@@ -73,6 +84,8 @@ def score_partials_kernel(
             pivot = tl.load(pivots + slot)
         tempered_scale = exponent_scale(tl.load(temperature + tl.load(row_sequence + slot)))
         exponent = tempered_scale if TEMPERED else LOG2_E
+        if TEMPERED and pivots is None:
+            last_tile = tl.where(tempered_scale == LOG2_E, first_tile, last_tile)
         # As a reduction, which the compiler knows to be the same for all threads: the branch on it stays simple.
         two_scales = tl.max((tl.zeros((32,), tl.float32) + tempered_scale != exponent).to(tl.int32), 0)
         for tile in range(first_tile, last_tile):
@@ -150,7 +163,8 @@ def score_partials(
 
     Args:
         pivots: f32 [C]; candidates below their row's are removed.
-        tempered: field 5 and the moment are those of the tempered normaliser.
+        tempered: field 5 and the moment are those of the tempered normaliser; without pivots, undefined for rows at
+            temperature 1.
     """
     width = logits.shape[-1]
     tiles = triton.cdiv(width, TILE.value)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from mdlm_fast.kernels.row_logits import NEG_INF, exclude, read_logits
+from mdlm_fast.kernels.row_logits import NEG_INF, read_set
 from mdlm_fast.kernels.rows import LN_2, LOG2_E, TILE
 
 LEAST_EXPONENT: tl.constexpr = tl.constexpr(-200.0)  # exp2 of it is 0 in fp32; keeps -inf * 0 out of the moment
@@ -48,12 +48,19 @@ def exponent_scale(temperature):
 
 
 @triton.jit
-def fused_multiply_add(a, b, c):
-    """a * b + c of fp32 blocks and scalars, rounded once (the interpreter has no such instruction)."""
-    if INTERPRETING:
-        return (a.to(tl.float64) * b + c).to(tl.float32)
+def multiply_add(z, own, top, scale):
+    """z * scale + c and own * scale + c, rounded once, with c = -top * scale rounded, and what c lost by that."""
+    shift = -(top * scale)
+    if INTERPRETING:  # the interpreter has no fused instruction
+        wide = scale.to(tl.float64)
+        exponent = (z.to(tl.float64) * wide + shift).to(tl.float32)
+        own_exponent = (own.to(tl.float64) * wide + shift).to(tl.float32)
+        lost = (top.to(tl.float64) * wide + shift).to(tl.float32)
     else:
-        return tl.fma(a, b, c)
+        exponent = tl.fma(z, scale, shift)
+        own_exponent = tl.fma(own, scale, shift)
+        lost = tl.fma(top, scale, shift)
+    return exponent, own_exponent, lost
 
 
 @triton.jit
@@ -63,34 +70,11 @@ def finite(top):
 
 
 @triton.jit
-def read_set(row, candidates, first, base, element, pivot, excluded, KEEP: tl.constexpr, MASKED: tl.constexpr):
-    """z at columns first + base + element with -inf outside of the set: the candidates, or with KEEP what they leave of all ids.
-
-    Args:
-        pivot: f32, candidates below it are removed; or None.
-        excluded: int32 from `excludes_any`; 0 says that all columns are candidates.
-    """
-    z = read_logits(row, first, base, element, MASKED)
-    if KEEP:
-        if pivot is not None:
-            candidate = z
-            if excluded != 0:
-                candidate = exclude(z, first, base, element, candidates)
-            z = tl.where((candidate > NEG_INF) & (candidate < pivot), NEG_INF, z)
-    else:
-        if excluded != 0:
-            z = exclude(z, first, base, element, candidates)
-        if pivot is not None:
-            z = tl.where(z >= pivot, z, NEG_INF)
-    return z
-
-
-@triton.jit
 def exponential_sums(z, own, chosen, top, scale, MOMENT: tl.constexpr):
     """Sum of exp2((z - top) * scale) without the maximum, and the moment in nats.
 
-    One multiply-add per column forms z * scale + shift, where -shift is top * scale rounded. What the rounding lost is
-    the same for every column, so the sums are corrected by it instead of the columns.
+    One multiply-add per column forms the exponent. What the rounding of top * scale lost is the same for every column,
+    so the sums are corrected by it instead of the columns.
 
     Args:
         z: f32 [vectors, vector].
@@ -98,10 +82,7 @@ def exponential_sums(z, own, chosen, top, scale, MOMENT: tl.constexpr):
         chosen: bool [vectors], which vector that is.
         top: f32, finite; |top| * scale below LARGEST_SHIFT.
     """
-    shift = -(top * scale)
-    lost = fused_multiply_add(top, scale, shift)
-    exponent = fused_multiply_add(z, scale, shift)
-    own_exponent = fused_multiply_add(own, scale, shift)
+    exponent, own_exponent, lost = multiply_add(z, own, top, scale)
     e = tl.exp2(exponent)
     own_e = tl.exp2(own_exponent)
     correction = tl.exp2(-lost)
@@ -167,9 +148,7 @@ def tile_statistics(
     rest, moment = exponential_sums(z, own, chosen, reference, scale, MOMENT)
     mass = rest
     if two_scales != 0:
-        mass, tempered_moment = exponential_sums(
-            z, own, chosen, reference, tempered_scale, MOMENT and MOMENT_TEMPERED
-        )
+        mass, tempered_moment = exponential_sums(z, own, chosen, reference, tempered_scale, MOMENT and MOMENT_TEMPERED)
         if MOMENT_TEMPERED:
             moment = tempered_moment
     top = tl.where(rest != rest, float("nan"), top)  # exponentials are not negative: only a NaN makes their sum NaN
