@@ -24,6 +24,7 @@ struct float16 {
 inline constexpr float kInfinity = __builtin_inff();
 inline constexpr float kLargest = 0x1.fffffep127f;
 inline constexpr float kLog2E = 0x1.715476p+0f;
+inline constexpr float kLog2ELost = 0x1.4ae0cp-26f;  // log2(e) - kLog2E
 inline constexpr float kLn2 = 0x1.62e43p-1f;
 
 __device__ __forceinline__ float as_float(std::uint32_t bits) {
@@ -83,7 +84,23 @@ __device__ __forceinline__ float16 narrow<float16>(float x) {
 #endif
 }
 
-// 2^x with a relative error of 2^-22 or less; 2^-inf is 0.
+// Two numbers of a 16-bit type in one word, the first in the low half; rounded as by narrow, NaN stays NaN.
+template <class Element>
+__device__ __forceinline__ std::uint32_t narrow_pair(float first, float second) {
+#if !defined(MDLM_FAST_SHIM)
+  std::uint32_t result;
+  if constexpr (std::is_same_v<Element, bfloat16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(second), "f"(first));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(second), "f"(first));
+  return result;
+#else
+  return narrow<Element>(first).bits | static_cast<std::uint32_t>(narrow<Element>(second).bits) << 16;
+#endif
+}
+
+// 2^x with a relative error of 2^-22 or less; 2^-inf is 0, and so is 2^kLeastExponent.
+inline constexpr float kLeastExponent = -200.0f;
 __device__ __forceinline__ float exp2_approx(float x) {
 #if !defined(MDLM_FAST_SHIM)
   float result;
