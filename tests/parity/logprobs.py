@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,24 @@ class Problem:
         outputs = {"logp": logp.detach(), "entropy": entropy.detach()}
         return outputs | {f"gradient of {name}": g for name, g in zip(leaves, grads, strict=True)}
 
+    def torch_errors(self) -> dict[str, float]:
+        """The largest error of plain PyTorch in fp32 over every row there is: those that are named may be few."""
+        total = self.spec.batch * self.spec.length
+        every = replace(
+            self,
+            rows=torch.arange(total, dtype=torch.int32),
+            targets=self.targets[torch.arange(total) % self.targets.numel()],
+            temperature=self.temperature[torch.arange(total) % self.temperature.numel()],
+            upstream=torch.zeros(2, total),
+        )
+        exact, fp32 = every.exact_values(), every.by_autograd(torch.float32)
+        errors = {}
+        for name, values in exact.items():
+            with np.errstate(invalid="ignore"):
+                difference = np.abs(values - fp32[name].double().numpy())
+            errors[name] = float(difference[np.isfinite(difference)].max(initial=0.0))
+        return errors
+
     def exact_values(self) -> dict[str, np.ndarray]:
         """logp and entropy of the live slots, in float64 from the definition."""
         live = self.rows >= 0
@@ -173,9 +191,10 @@ def make_problem(spec: Spec, dtype: torch.dtype) -> Problem:
 
 SPECS = (
     *(Spec(width) for width in (1, 2, 31, 2047, 2049)),
-    Spec(2300, count=40, reduced=DTYPES),
-    Spec(2300, count=41, entropy_grad=True, layout="sliced sequences", reduced=(BF16,)),
-    Spec(31, entropy_grad=True, layout="misaligned rows", reduced=(F32,)),
+    Spec(2300, count=12, reduced=DTYPES),
+    Spec(2300, count=41, entropy_grad=True, layout="strided rows"),
+    Spec(2300, count=13, entropy_grad=True, layout="sliced sequences", reduced=(BF16,)),
+    Spec(31, count=20, entropy_grad=True, layout="misaligned rows", reduced=(F32,)),
     Spec(5001, entropy_grad=True, layout="misaligned rows"),
     Spec(9000, layout="strided rows", restricted=False, one_temperature=True),
     Spec(5001, values="peaked", entropy_grad=True),
@@ -183,8 +202,8 @@ SPECS = (
     Spec(FULL_VOCABULARY, count=40, batch=1, length=48, dtypes=(BF16, F32), entropy_grad=True),
     Spec(2, depth=24),
     Spec(31, depth=33, bias=False),
-    Spec(2300, depth=24, count=40, reduced=(F32,)),
-    Spec(2300, depth=24, count=41, entropy_grad=True, layout="sliced sequences", reduced=(BF16,)),
+    Spec(2300, depth=24, count=12, reduced=(F32,)),
+    Spec(2300, depth=24, count=13, entropy_grad=True, layout="sliced sequences", reduced=(BF16,)),
     Spec(5001, depth=64, count=300, entropy_grad=True, bias=False),
     Spec(9000, depth=512, count=130, one_temperature=True, restricted=False),
     Spec(FULL_VOCABULARY, depth=64, count=70, batch=1, length=80, dtypes=(BF16,), bias=False),
@@ -197,7 +216,8 @@ def check(problem: Problem, exact: dict[str, Any], target: Target) -> Iterator[M
     wrong = (ours["logp"][~live] != -torch.inf).sum() + (ours["entropy"][~live] != 0).sum()
     yield Measurement("padding", float(wrong))
     for name in ("logp", "entropy"):
-        yield accuracy(name, ours[name][live], exact["values"][name], exact["float32"][name])
+        fp32, elsewhere = exact["float32"][name], exact["elsewhere"][name]
+        yield accuracy(name, ours[name][live], exact["values"][name], fp32, elsewhere)
     for name in ours.keys() - {"logp", "entropy"}:
         yield gradient(name, ours[name], exact["float64"][name], exact["same dtype"][name])
     if not problem.spec.depth:
@@ -222,6 +242,7 @@ def _build(spec: Spec, dtype: torch.dtype) -> Callable[[], Check]:
         exact = {
             "values": problem.exact_values(),
             "float32": single,
+            "elsewhere": problem.torch_errors(),
             "float64": problem.by_autograd(torch.float64),
             "same dtype": single if dtype == torch.float32 else problem.by_autograd(dtype),
         }

@@ -38,6 +38,11 @@ class Target:
     backend: str
     device: str
 
+    @property
+    def interpreted(self) -> bool:
+        """Whether kernels run an instruction at a time, so that few rows must do."""
+        return self.device == "cpu" and self.backend in ("triton", "shim")
+
     def put(self, value: Any) -> Any:
         """A copy on the device: of a tensor, of the values of a dict, else the value itself."""
         if isinstance(value, Tensor):
@@ -89,8 +94,13 @@ def differing(what: str, ours: Tensor, expected: Tensor, allowed: int = 0) -> Me
     return Measurement(what, float(different.sum()), float(allowed))
 
 
-def accuracy(what: str, ours: Tensor, exact: np.ndarray, torch_fp32: Tensor) -> Measurement:
-    """The rule of `within_twice_torch`; where the exact value is -inf, ours must be."""
+def accuracy(
+    what: str, ours: Tensor, exact: np.ndarray, torch_fp32: Tensor, torch_elsewhere: float = 0.0
+) -> Measurement:
+    """The rule of `within_twice_torch`; where the exact value is -inf, ours must be.
+
+    Over a few rows PyTorch may be lucky, so its error on more of the same kind, `torch_elsewhere`, counts too.
+    """
     finite = np.isfinite(exact)
     if not finite.all():
         if not np.array_equal(ours.double().numpy()[~finite], exact[~finite]):
@@ -98,7 +108,8 @@ def accuracy(what: str, ours: Tensor, exact: np.ndarray, torch_fp32: Tensor) -> 
         ours, exact, torch_fp32 = ours[torch.from_numpy(finite)], exact[finite], torch_fp32[torch.from_numpy(finite)]
     if exact.size == 0:
         return Measurement(what, 0.0)
-    return Measurement(what, *within_twice_torch(ours, exact, torch_fp32))
+    error, allowed = within_twice_torch(ours, exact, torch_fp32)
+    return Measurement(what, error, max(allowed, 2.0 * torch_elsewhere))
 
 
 def gradient(what: str, ours: Tensor, exact: Tensor, torch_same_dtype: Tensor) -> Measurement:

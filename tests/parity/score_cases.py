@@ -172,9 +172,12 @@ def score_cases() -> Iterator[Case]:
 def _build(spec: Spec, dtype: torch.dtype, halves: bool = False) -> Callable[[], Check]:
     def build() -> Check:
         problem = spec.problem(dtype)
-        if halves:
-            return lambda target: check_halves(problem, target)
-        return lambda target: problem.check(problem.score(target))
+
+        def check(target: Target) -> Iterator[Measurement]:
+            chosen = problem.thinned() if target.interpreted else problem
+            return check_halves(chosen, target) if halves else chosen.check(chosen.score(target))
+
+        return check
 
     return build
 
@@ -270,6 +273,11 @@ def linear_cases() -> Iterator[Case]:
 def _build_linear(spec: LinearSpec, dtype: torch.dtype) -> Callable[[], Check]:
     def build() -> Check:
         problem = spec.problem(dtype)
-        return lambda target: problem.check(problem.score_head(target))
+
+        def check(target: Target) -> Iterator[Measurement]:
+            chosen = problem.thinned() if target.interpreted else problem
+            return chosen.check(chosen.score_head(target))
+
+        return check
 
     return build

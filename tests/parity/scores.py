@@ -50,6 +50,16 @@ class ScoreProblem:
     options: dict[str, Any] = field(default_factory=dict)
     layout: str = "contiguous"
     head: Head | None = None
+    whole: ScoreProblem | None = None  # with all the rows, where this one has a few of them
+
+    def thinned(self, count: int = 12) -> ScoreProblem:
+        """The same with few of the rows, for backends that are slow."""
+        keep = torch.linspace(0, self.rows.numel() - 1, min(count, self.rows.numel())).long()
+        options = {**self.options, "rows": self.rows[keep].int()}
+        options |= {name: options[name][keep] for name in ("row_position", "guidance_rows") if name in options}
+        if "guidance_logits" in options:
+            options.setdefault("guidance_rows", options["rows"])
+        return ScoreProblem(self.logits, options, self.layout, self.head, whole=self)
 
     def score(self, target: Target) -> RowScores:
         """`score_rows` on a target."""
@@ -192,6 +202,7 @@ class ScoreProblem:
     def _check_statistics(self, scores: RowScores, live: Tensor, tokens: list[int]) -> Iterator[Measurement]:
         tempered = self.options.get("stats_from") == "tempered"
         fp32 = self.fp32(tokens, tempered)
+        elsewhere = self.whole.torch_errors if self.whole is not None else {}
         for name in STATISTICS:
             value = getattr(scores, name)
             if value is None:
@@ -201,7 +212,21 @@ class ScoreProblem:
             for i, (choices, v) in enumerate(zip(self.oracles, tokens, strict=True)):
                 values = [_exact(oracle, name, v, tempered) for oracle in choices]
                 exact[i] = min(values, key=lambda x, i=i: abs(x - float(ours[i])) if np.isfinite(x) else np.inf)
-            yield accuracy(name, ours, exact, fp32[name])
+            yield accuracy(name, ours, exact, fp32[name], elsewhere.get(name, 0.0))
+
+    @cached_property
+    def torch_errors(self) -> dict[str, float]:
+        """The largest error of plain PyTorch in fp32 per statistic, for the greedy tokens."""
+        tempered = self.options.get("stats_from") == "tempered"
+        oracles = [choices[0] for choices in self.oracles]
+        tokens = [oracle.greedy for oracle in oracles]
+        fp32 = self.fp32(tokens, tempered)
+        errors = {}
+        for name in STATISTICS:
+            exact = [_exact(oracle, name, token, tempered) for oracle, token in zip(oracles, tokens, strict=True)]
+            difference = np.abs(np.array(exact) - fp32[name].double().numpy())
+            errors[name] = float(difference[np.isfinite(difference)].max(initial=0.0))
+        return errors
 
 
 def _outside_interval(oracle: RowOracle, token: int, u: float) -> float:
