@@ -14,7 +14,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mdlm_fast.kernels.row_logits import Candidates, RowLogits, exclude, excludes_any, forbidden_argument, read_logits
+from mdlm_fast.kernels.row_logits import (
+    Candidates,
+    RowLogits,
+    exclude,
+    excludes_any,
+    forbidden_argument,
+    forbidden_columns,
+    read_logits,
+)
 from mdlm_fast.kernels.rows import LN_2, LOG2_E, PADDING_ROW, TILE
 from mdlm_fast.kernels.tile import LEAST_EXPONENT
 
@@ -169,7 +177,7 @@ def score_terms_kernel(
         b = -h * LN_2 * factor
     record = terms + score * 8
     tl.store(record, center, mask=inside)
-    tl.store(record + 1, (LOG2_E / t).to(tl.float32), mask=inside)
+    tl.store(record + 1, (1.0 / t * LOG2_E).to(tl.float32), mask=inside)
     tl.store(record + 2, a.to(tl.float32), mask=inside)
     tl.store(record + 3, b.to(tl.float32), mask=inside)
     tl.store(record + 4, g.to(tl.float32), mask=inside)
@@ -229,11 +237,11 @@ def add_gradient(gradient, z, column, target_column, terms, ENTROPY: tl.constexp
 @triton.jit
 def tile_logits(row, candidates, first, MASKED: tl.constexpr):
     """(columns int32 [2048], their logits, -inf where not allowed) of the tile that starts at column `first`."""
-    column = first + tl.arange(0, TILE)
-    z = read_logits(row, column, MASKED)
-    if excludes_any(first, candidates) != 0:
-        z = exclude(z, column, candidates)
-    return column, z
+    within = tl.arange(0, TILE)
+    z = read_logits(row, first, within, 0, MASKED)
+    if excludes_any(first, candidates, forbidden_columns(candidates)) != 0:
+        z = exclude(z, first, within, 0, candidates)
+    return first + within, z
 
 
 @triton.jit(do_not_specialize=["num_forbidden", "vocab_start"])
