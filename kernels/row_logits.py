@@ -110,7 +110,7 @@ def read_set(row, candidates, first, base, element, pivot, excluded, KEEP: tl.co
 def forbidden_columns(candidates):
     """int32 [LIST_LIMIT] for `excludes_any`: the columns of the list, -1 where there is none."""
     columns = tl.full((LIST_LIMIT,), -1, tl.int32)
-    if candidates.forbidden is not None:
+    if candidates.forbidden is not None:  # noqa: SIM102
         if candidates.forbidden.dtype.element_ty == tl.int64:
             index = tl.arange(0, LIST_LIMIT)
             ids = tl.load(candidates.forbidden + index, mask=index < candidates.count, other=-1)

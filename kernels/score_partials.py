@@ -106,7 +106,7 @@ def score_partials_kernel(
                 MOMENT_TEMPERED,
             )
             best, best_column, second, mass = normaliser.top, normaliser.column, normaliser.second, normaliser.mass
-            if NORMALIZE_ALL:
+            if NORMALIZE_ALL:  # noqa: SIM102
                 if excluded != 0:
                     allowed = tile_statistics(
                         source,
