@@ -32,7 +32,7 @@ class DeviceScope {
       : device_(tensor.get_device_index()), guard_(device_) {}
 
   cudaStream_t stream() const {
-#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_13_0
+#if defined(TORCH_VERSION_2_13_0) && TORCH_FEATURE_VERSION >= TORCH_VERSION_2_13_0
     return static_cast<cudaStream_t>(torch::stable::accelerator::getCurrentStream(device_).nativeHandle());
 #else  // only where a build for an older torch is asked for: this symbol is not in a CPU build of torch
     void* stream = nullptr;
