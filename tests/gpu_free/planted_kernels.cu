@@ -164,7 +164,7 @@ __global__ void order_of_blocks(Arrays a) {
   put(a, static_cast<float>(turn));
 }
 
-// Wrong ones that give the same bits here under every schedule ---------------------------------------------------------
+// Wrong ones that give the same bits here under every schedule --------------------------------------------------------
 
 __global__ void lost_updates(Arrays a) {
   __shared__ float total;

@@ -13,8 +13,8 @@
 // of the one OS thread, and the library's thread-local segment is saved and restored when another block gets its turn.
 // Both start with a fill that differs from schedule to schedule, so that reading it uninitialised shows.
 //
-// Races. Built with -fsanitize=thread, a kernel announces its loads and stores, and the shim reports two of them that no
-// barrier orders (race.h), whatever the schedule.
+// Races. Built with -fsanitize=thread, a kernel announces its loads and stores, and the shim reports two of them that
+// no barrier orders (race.h), whatever the schedule.
 //
 // What goes wrong inside a kernel (report.h) ends the launch with cudaErrorLaunchFailure, and cudaGetErrorString then
 // says what happened, which threads were where, and at which source line.
