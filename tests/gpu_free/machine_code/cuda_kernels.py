@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +35,13 @@ def sources() -> list[Path]:
 def compile_all(arch: str) -> list[Compiled]:
     """Every kernel of every source for one architecture ("80", "90a", "100", "120"), by name.
 
-    Cubins are kept in build/machine_code and made anew when a source or a header that it includes has changed.
+    Taken from the package's library where it has been built with nvcc from these sources; compiled otherwise.
 
     Raises:
         RuntimeError: a source does not compile, or a kernel lacks the __launch_bounds__ that tell its block size.
     """
-    with ThreadPoolExecutor(2) as pool:
-        cubins = list(pool.map(lambda source: _compile(source, arch), sources()))
     kernels = []
-    for cubin in cubins:
+    for cubin in _built(arch) or _compile_sources(arch):
         bounds = tools.largest_blocks(cubin)
         symbols = sorted(tools.resources(cubin, arch))
         for symbol, name in zip(symbols, tools.demangle(symbols), strict=True):
@@ -50,6 +49,28 @@ def compile_all(arch: str) -> list[Compiled]:
                 raise RuntimeError(f"{name} has no __launch_bounds__: its registers are not fitted to its block size")
             kernels.append(Compiled(name, symbol, cubin, bounds[symbol], dynamic_shared=0))
     return sorted(kernels, key=lambda kernel: kernel.name)
+
+
+def _built(arch: str) -> list[Path]:
+    """Cubins of the library that `make` builds; none if it is older than a source or has none for the architecture."""
+    library = ROOT / "mdlm_fast" / "_C.abi3.so"
+    files = [file for folder in ("cuda", "common") for file in (ROOT / "csrc" / folder).iterdir()]
+    if not library.exists() or library.stat().st_mtime < max(file.stat().st_mtime for file in files):
+        return []
+    folder = BUILD / f"built-{arch}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        tools.run("cuobjdump", "-xelf", f"sm_{arch}.cubin", str(library), cwd=folder)
+    except RuntimeError:  # built without nvcc: no device code at all
+        return []
+    return sorted(folder.glob("*.cubin"))
+
+
+def _compile_sources(arch: str) -> list[Path]:
+    """Cubins kept in build/machine_code, made anew when a source or a header that it includes has changed."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda source: _compile(source, arch), sources()))
 
 
 def _compile(source: Path, arch: str) -> Path:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from gpu_free.machine_code.hot_loop import HotPath
+from gpu_free.machine_code.streams import find_stream
 from gpu_free.machine_code.table import Row
 
 
@@ -37,14 +38,19 @@ GATES = (
     Gate("everything, two temperatures", "Triton", "score_partials_kernel: everything, bfloat16$", 2, 20.0, 2.2),
 )
 GATED_ARCH = "90a"
+MATRIX_KERNELS = "head_gemm_kernel"
 
 
 def find_faults(language: str, arch: str, rows: dict[str, Row]) -> list[str]:
-    """A line for every kernel that spills, has a stack frame, or costs more than its gate; empty if all is well."""
+    """A line for every kernel that spills, has a stack frame, lacks vector loads or costs more than its gate."""
     faults = []
     for name, row in rows.items():
         if row.spills or row.stack:
             faults.append(f"sm_{arch} {name}: {row.spills} spills, {row.stack} bytes of stack")
+        if not row.tensor_core and re.search(MATRIX_KERNELS, name):
+            faults.append(f"sm_{arch} {name}: no tensor core instructions")
+        if row.once is None and find_stream(language, name):
+            faults.append(f"sm_{arch} {name}: no way loads logits 16 bytes at a time and exponentiates each")
     for gate in GATES:
         if gate.language != language or arch != GATED_ARCH:
             continue
@@ -59,7 +65,7 @@ def find_faults(language: str, arch: str, rows: dict[str, Row]) -> list[str]:
 def _exceeded(gate: Gate, row: Row) -> list[str]:
     path = gate.path(row)
     if path is None:
-        return [f"no path with 16-byte loads and {gate.exponentials} exponentials per element"]
+        return [f"no path with {gate.exponentials} exponentials per element"]
     faults = []
     if path.instructions_per_element > gate.instructions:
         faults.append(f"{path.instructions_per_element:.2f} instructions per element, at most {gate.instructions}")

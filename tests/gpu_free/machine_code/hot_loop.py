@@ -64,7 +64,11 @@ def find_loops(function: Function) -> list[Loop]:
 
 
 def find_hot_path(
-    function: Function, element_bytes: int, exponentials: int = 1, through: Mapping[str, int] | None = None
+    function: Function,
+    element_bytes: int,
+    exponentials: int = 1,
+    load: str = "LDG",
+    through: Mapping[str, int] | None = None,
 ) -> HotPath | None:
     """The cheapest path of a loop that loads vectors and takes exponentials, the best per element of innermost loops.
 
@@ -72,13 +76,14 @@ def find_hot_path(
         element_bytes: of the loaded elements.
         exponentials: MUFU.EX2 that every element needs: a path with fewer leaves elements out, one with as many again
             as there are elements does something else.
+        load: part of the opcode that loads them; other wide loads do not count.
         through: part of an opcode -> how many such instructions the path passes at least.
 
     Returns:
         None if no path of the function loads vectors, takes that many exponentials and passes those instructions.
     """
     loops = find_loops(function)
-    needs = _Needs(element_bytes, exponentials, dict(through or {}))
+    needs = _Needs(element_bytes, exponentials, load, dict(through or {}))
     paths: list[tuple[frozenset[int], HotPath]] = []
     for loop in loops:
         if any(body < loop.body for body, _ in paths):
@@ -95,11 +100,13 @@ def find_hot_path(
 class _Needs:
     element_bytes: int
     exponentials: int
+    load: str
     through: dict[str, int]
 
     def passed(self, key: tuple[int, ...], block: Block) -> tuple[int, ...]:
         """Counts after the block: loaded bytes, exponentials, then the named instructions up to as many as needed."""
-        loaded = sum(i.loaded_bytes for i in block.instructions if i.loaded_bytes >= VECTOR_BYTES)
+        wide = [i for i in block.instructions if i.loaded_bytes >= VECTOR_BYTES]
+        loaded = sum(i.loaded_bytes for i in wide if self.load in i.opcode)
         named = (
             min(before + sum(part in i.opcode for i in block.instructions), wanted)
             for before, (part, wanted) in zip(key[2:], self.through.items(), strict=True)

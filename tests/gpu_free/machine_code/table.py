@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -14,7 +13,7 @@ from gpu_free.machine_code import cuda_kernels, sass, tools, triton_kernels
 from gpu_free.machine_code.cuda_kernels import Compiled
 from gpu_free.machine_code.hot_loop import VECTOR_BYTES, HotPath, find_hot_path
 from gpu_free.machine_code.occupancy import occupancy
-from gpu_free.machine_code.typical import passed_by_a_usual_tile
+from gpu_free.machine_code.streams import element_bytes, find_stream
 
 ARCHS = ("80", "90a", "100", "120")
 JSON = Path(__file__).with_name("table.json")
@@ -37,8 +36,8 @@ class Row:
     instructions: int  # of the whole kernel, padding left out
     vector_loads: int  # instructions that load 16 bytes or more from global memory
     tensor_core: int  # matrix instructions
-    once: HotPath | None = None  # the cheapest path with an exponential of every element, if there is one
-    twice: HotPath | None = None  # the cheapest with two: a second temperature
+    once: HotPath | None = None  # of a kernel that streams logits: the cheapest path with an exponential of each
+    twice: HotPath | None = None  # with two exponentials: a second temperature, if there is such a path
 
 
 def measure(language: str, arch: str, kernel: Compiled) -> Row:
@@ -46,10 +45,10 @@ def measure(language: str, arch: str, kernel: Compiled) -> Row:
     resources = _resources(kernel.cubin, arch)[kernel.symbol]
     shared = resources.shared + kernel.dynamic_shared
     instructions = list(function.instructions())
-    size = 2 if re.search("bfloat16|float16", kernel.name) else 4
-    if "guided" in kernel.name:  # two loaded numbers make one
-        size *= 2
-    through = passed_by_a_usual_tile(language, kernel.name)
+    once = twice = None
+    if stream := find_stream(language, kernel.name):
+        size = element_bytes(kernel.name)
+        once, twice = (find_hot_path(function, size, count, stream.load, stream.through) for count in (1, 2))
     return Row(
         threads=kernel.threads,
         registers=resources.registers,
@@ -60,8 +59,8 @@ def measure(language: str, arch: str, kernel: Compiled) -> Row:
         instructions=sum(i.name != "NOP" for i in instructions),
         vector_loads=sum(i.loaded_bytes >= VECTOR_BYTES for i in instructions),
         tensor_core=sum(i.tensor_core for i in instructions),
-        once=find_hot_path(function, size, exponentials=1, through=through),
-        twice=find_hot_path(function, size, exponentials=2, through=through),
+        once=once,
+        twice=twice,
     )
 
 

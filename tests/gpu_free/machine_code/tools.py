@@ -33,8 +33,8 @@ def find(name: str) -> str | None:
     return shutil.which(name)
 
 
-def run(name: str, *arguments: str) -> str:
-    """What a tool prints.
+def run(name: str, *arguments: str, cwd: Path | None = None) -> str:
+    """What a tool prints, run in the folder `cwd`.
 
     Raises:
         RuntimeError: it is missing or it fails.
@@ -42,7 +42,7 @@ def run(name: str, *arguments: str) -> str:
     path = find(name)
     if path is None:
         raise RuntimeError(f"{name} is neither in the triton package nor on PATH")
-    result = subprocess.run([path, *arguments], capture_output=True, text=True)
+    result = subprocess.run([path, *arguments], capture_output=True, text=True, cwd=cwd)
     if result.returncode != 0:
         raise RuntimeError(f"{name} {' '.join(arguments)}\n{result.stdout}{result.stderr}")
     return result.stdout

@@ -14,12 +14,11 @@ import torch
 from mdlm_fast.ops._schemas import PARTIAL_FIELDS, SCHEMAS, STAT_BITS, TILE
 from mdlm_fast.ops._triton import KERNELS
 
-SEQUENCES, LENGTH, COLUMNS = 4, 64, 126464
-ROWS = SEQUENCES * LENGTH
+SEQUENCES, LENGTH, COLUMNS, HIDDEN = 4, 64, 126464, 4096
 EVERYTHING = sum(STAT_BITS.values())
 ARGMAX = STAT_BITS["token"] + STAT_BITS["logp"]
 ALL_IDS = {"normalize_all": True}
-GUIDED = {"guidance_logits": torch.empty(ROWS, COLUMNS, dtype=torch.bfloat16), "guidance_scale": 1.5}
+GUIDED = {"guidance_logits": torch.empty(SEQUENCES * LENGTH, COLUMNS, dtype=torch.bfloat16), "guidance_scale": 1.5}
 HALF, SINGLE = {"dtype": torch.float16}, {"dtype": torch.float32}
 ODD = {"columns": COLUMNS + 1}  # rows that start anywhere: no vector loads
 
@@ -32,10 +31,18 @@ LAUNCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "everything, bfloat16, all ids": ("score_partials", ALL_IDS),
     "everything, bfloat16, guided": ("score_partials", GUIDED),
     "everything, bfloat16, odd width": ("score_partials", ODD),
+    "sampled, bfloat16": ("finish_scores", {}),
+    "sampled, bfloat16, odd width": ("finish_scores", ODD),
+    "greedy": ("finish_scores", {"sample": False}),
+    "filtered, bfloat16": ("finish_scores", {"top_k": 50, "top_p": 0.9, "stats_tempered": True}),
     "log-probs, bfloat16": ("token_logprobs", {}),
     "log-probs, float32": ("token_logprobs", SINGLE),
     "gradient, bfloat16": ("token_logprobs_backward", {}),
     "gradient, float32": ("token_logprobs_backward", SINGLE),
+    "head, greedy, bfloat16": ("linear_score_rows", {"sample": False}),
+    "head, sampled, bfloat16": ("linear_score_rows", {}),
+    "head, greedy, bfloat16, 64 rows": ("linear_score_rows", {"sample": False, "length": 16}),
+    "head, log-probs, bfloat16": ("linear_token_logprobs", {}),
     "soft quota": ("select_commit_", {"alg_temp": 1.0}),
     "entropy bound": ("select_commit_", {"rule": "entropy_bound"}),
     "origin": ("select_commit_", {"rule": "origin"}),
@@ -55,27 +62,28 @@ def launch(name: str) -> None:
 def _arguments(op: str, changes: dict[str, Any]) -> list[Any]:
     """Arguments in the order of the op's schema: `changes` by name, the rest as in the usual call.
 
-    `dtype` and `columns` among the changes are those of logits, hidden states and weights, `length` that of canvases.
+    `dtype` and `columns` among the changes are those of logits, hidden states and weights, `length` that of a sequence.
     """
     sizes = {"dtype": torch.bfloat16, "columns": COLUMNS, "length": LENGTH}
     sizes = {name: changes.pop(name, size) for name, size in sizes.items()}
-    usual = _logits(sizes["dtype"], sizes["columns"], hidden=64) | _canvas(SEQUENCES, sizes["length"])
+    shape = (SEQUENCES, sizes["length"])
+    usual = _logits(*shape, sizes["columns"], sizes["dtype"]) | _canvas(*shape)
     names = [argument.split()[-1] for argument in SCHEMAS[op].split(") -> ")[0][1:].split(", ")]
     unknown = set(changes) - set(names)
     assert not unknown, f"{op} has no arguments {unknown}"
     return [changes.get(name, usual.get(name)) for name in names]
 
 
-def _logits(dtype: torch.dtype, columns: int, hidden: int) -> dict[str, Any]:
-    """Arguments of the ops on logits; where they are missing they are None."""
-    row, number = torch.zeros(ROWS, dtype=torch.int32), torch.zeros(ROWS)
+def _logits(sequences: int, length: int, columns: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of the ops on logits; optional ones that are missing are None."""
+    row, number = torch.zeros(sequences * length, dtype=torch.int32), torch.zeros(sequences * length)
     return {
-        "logits": torch.empty(SEQUENCES, LENGTH, columns, dtype=dtype),
-        "hidden": torch.zeros(ROWS, hidden, dtype=dtype),
-        "weight": torch.zeros(columns, hidden, dtype=dtype),
+        "logits": torch.empty(sequences, length, columns, dtype=dtype),
+        "hidden": torch.empty(sequences, length, HIDDEN, dtype=dtype),
+        "weight": torch.empty(columns, HIDDEN, dtype=dtype),
         "row_sequence": row,
-        "temperature": torch.zeros(SEQUENCES),
-        "partials": torch.empty(ROWS, -(-columns // TILE), PARTIAL_FIELDS),
+        "temperature": torch.zeros(sequences),
+        "partials": torch.empty(row.numel(), -(-columns // TILE), PARTIAL_FIELDS),
         "forbidden_ids": torch.zeros(2, dtype=torch.int64),
         "guidance_rows": row,
         "guidance_scale": 0.0,
