@@ -123,9 +123,9 @@ __global__ void __launch_bounds__(kGradientThreads)
 
   std::int32_t score;
   if (params.lists != nullptr)
-    score = load(params.lists + params.num_rows + row);
+    score = load_uniform(params.lists + params.num_rows + row);
   else
-    score = load_constant(inputs.rows + row) < 0 ? -1 : static_cast<std::int32_t>(row);
+    score = load_uniform(inputs.rows + row) < 0 ? -1 : static_cast<std::int32_t>(row);
 
   const int first = (part * kGradientVectors * kGradientThreads + static_cast<int>(threadIdx.x)) * kNumbers - shift;
   const auto column = [&](int v) { return first + v * kGradientThreads * kNumbers; };
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kGradientThreads)
       }
     }
     do {
-      const ScoreGradient s = load(params.scores + score);
+      const ScoreGradient s = load_uniform(params.scores + score);
 #pragma unroll
       for (int v = 0; v < kGradientVectors; ++v) {
 #pragma unroll

@@ -33,6 +33,16 @@ __device__ __forceinline__ T load_constant(const T* address) {
 #endif
 }
 
+// A value that all lanes of a warp read at once, which is one request to memory: it is counted once.
+template <class T>
+__device__ __forceinline__ T load_uniform(const T* address) {
+#if !defined(MDLM_FAST_SHIM)
+  return *address;
+#else
+  return threadIdx.x % 32 == 0 ? load(address) : *address;
+#endif
+}
+
 template <class T>
 __device__ __forceinline__ void store(T* address, T value) {
   MDLM_FAST_COUNT(store, sizeof(T), address);

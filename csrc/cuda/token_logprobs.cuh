@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(128, sizeof(Stored) == 2 ? 7 : 4)
   const int lane = static_cast<int>(threadIdx.x % kWarpSize);
   const std::int64_t score = blockIdx.x;
   const int j = static_cast<int>((blockIdx.y * blockDim.x + threadIdx.x) / kWarpSize);
-  const std::int32_t row = load_constant(source.rows + score);
+  const std::int32_t row = load_uniform(source.rows + score);
   if (j >= source.tiles || row < 0) return;
 
   const Reader reader(source, score, row);
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(128, sizeof(Stored) == 2 ? 7 : 4)
   if (__any_sync(kFullWarp, mask != 0)) remove_numbers(tile, mask, [](float, bool excluded) { return excluded; });
   const TileMaximum top = take_maximum(tile, lane, false);
   const float reference = top.value == -kInfinity ? 0.0f : top.value;
-  const float temperature = unit_temperature(load_constant(params.temperature + score * params.temperature_stride));
+  const float temperature = unit_temperature(load_uniform(params.temperature + score * params.temperature_stride));
   const TemperedSums sums = tempered_sums(tile, reference, temperature);
   if (lane != 0) return;
   const std::int64_t column = load_constant(params.targets + score) - first;
@@ -173,16 +173,16 @@ __global__ void __launch_bounds__(kMergeWarps* kWarpSize)
   const std::int64_t score = score_of_warp();
   if (score >= source.capacity) return;
   const int lane = static_cast<int>(threadIdx.x % kWarpSize);
-  const std::int64_t target = load_constant(params.targets + score);
-  const bool padding = load_constant(source.rows + score) < 0;
+  const std::int64_t target = load_uniform(params.targets + score);
+  const bool padding = load_uniform(source.rows + score) < 0;
   bool excluded = target < 0 || target >= source.vocab_limit || target >= source.width;
   for (int k = lane; k < source.num_forbidden; k += kWarpSize)
     excluded |= load_constant(source.forbidden + k) == target;
   excluded = __any_sync(kFullWarp, excluded);
   const RecordTiles tiles{params.records + score * source.tiles * kRecordFields};
   float logit = -kInfinity;
-  if (!excluded && !padding) logit = load(tiles.records + target / kTileColumns * kRecordFields + 3);
-  const float temperature = load_constant(params.temperature + score * params.temperature_stride);
+  if (!excluded && !padding) logit = load_uniform(tiles.records + target / kTileColumns * kRecordFields + 3);
+  const float temperature = load_uniform(params.temperature + score * params.temperature_stride);
   write_score(score, padding, tiles, source.tiles, logit, temperature, params.logp, params.entropy, params.lse, lane);
 }
 
@@ -193,9 +193,9 @@ __global__ void __launch_bounds__(kMergeWarps* kWarpSize)
   if (score >= params.count) return;
   const int lane = static_cast<int>(threadIdx.x % kWarpSize);
   const PartialTiles tiles{params.partials + score * params.tiles * kPartialFields};
-  const float temperature = load_constant(params.temperature + score * params.temperature_stride);
-  write_score(score, load_constant(params.rows + score) < 0, tiles, params.tiles,
-              load_constant(params.target_logits + score), temperature, params.logp, params.entropy, params.lse, lane);
+  const float temperature = load_uniform(params.temperature + score * params.temperature_stride);
+  write_score(score, load_uniform(params.rows + score) < 0, tiles, params.tiles,
+              load_uniform(params.target_logits + score), temperature, params.logp, params.entropy, params.lse, lane);
 }
 
 }  // namespace mdlm_fast::cuda

@@ -1,11 +1,7 @@
 // Binds token_logprobs and its gradient for CUDA tensors, and the two parts that the LM-head ops take from them.
-#include <algorithm>
-#include <tuple>
-
 #include "../../cuda/logit_gradient.h"
 #include "../../cuda/token_logprobs.h"
-#include "../tensors.h"
-#include "runtime.h"
+#include "logit_source.h"
 
 namespace mdlm_fast {
 namespace {
@@ -14,35 +10,18 @@ constexpr int64_t kTileColumns = 2048, kRecordFields = 4, kPartialFields = 8;
 
 using Logprobs = std::tuple<Tensor, Tensor, Tensor>;
 
-cuda::ElementType element_type(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return cuda::ElementType::kFloat32;
-    case ScalarType::BFloat16: return cuda::ElementType::kBFloat16;
-    case ScalarType::Half: return cuda::ElementType::kFloat16;
-    default: STD_TORCH_CHECK(false, "mdlm_fast: logits must be float32, bfloat16 or float16");
-  }
-}
-
-// [M, V] or [B, L, V] with any strides of rows.
+// Logits [M, V] or [B, L, V] with any strides of rows.
 struct Logits {
-  cuda::LogitRows rows;
-  cuda::ElementType type;
   int64_t count, width;
+  cuda::ElementType type;
+  cuda::LogitRows rows;
 
-  explicit Logits(const Tensor& logits) : type(element_type(logits)) {
-    const int64_t dim = logits.dim();
-    STD_TORCH_CHECK(dim == 2 || dim == 3, "mdlm_fast: logits must have 2 or 3 dimensions");
-    width = logits.size(dim - 1);
-    STD_TORCH_CHECK(width <= 1 || logits.stride(dim - 1) == 1, "mdlm_fast: the last stride of logits must be 1");
-    STD_TORCH_CHECK(width < INT32_MAX - kTileColumns, "mdlm_fast: a vocabulary of ", width, " is out of range");
-    const int64_t batch = dim == 3 ? logits.size(0) : 1, inner = logits.size(dim - 2);
-    count = batch * inner;
-    STD_TORCH_CHECK(count <= INT32_MAX, "mdlm_fast: more than 2^31 rows of logits");
-    const int64_t batch_stride = dim == 3 ? logits.stride(0) : 0, row_stride = logits.stride(dim - 2);
-    const int64_t per_vector = type == cuda::ElementType::kFloat32 ? 4 : 8;
-    const bool aligned = reinterpret_cast<uintptr_t>(logits.data_ptr()) % 16 == 0 &&
-                         (batch <= 1 || batch_stride % per_vector == 0) && (inner <= 1 || row_stride % per_vector == 0);
-    rows = {logits.data_ptr(), std::max<int64_t>(inner, 1), batch_stride, row_stride, aligned};
+  explicit Logits(const Tensor& logits)
+      : width(logits.size(logits.dim() - 1)), type(element_type(logits)),
+        rows(logit_rows(logits, logits.scalar_type(), width)) {
+    count = (logits.dim() == 3 ? logits.size(0) : 1) * logits.size(logits.dim() - 2);
+    STD_TORCH_CHECK(width >= 1 && width < INT32_MAX - kTileColumns && count <= INT32_MAX,
+                    "mdlm_fast: logits of ", count, " rows of ", width, " are out of range");
   }
 };
 
@@ -78,7 +57,7 @@ Logprobs token_logprobs(Tensor logits, Tensor rows, Tensor targets, Tensor tempe
   params.source.logits = z.rows;
   params.source.width = static_cast<int>(z.width);
   params.source.tiles = static_cast<int>(tiles);
-  params.source.vocab_limit = static_cast<int>(std::min(vocab_limit, z.width));
+  params.source.vocab_limit = static_cast<int>(std::min<int64_t>(vocab_limit, INT32_MAX));
   params.source.num_forbidden = static_cast<int>(num_forbidden(forbidden_ids));
   params.source.forbidden =
       pointer<int64_t>(forbidden_ids, ScalarType::Long, num_forbidden(forbidden_ids), "forbidden_ids");
@@ -136,7 +115,7 @@ void run_gradient(const Tensor& logits, const Tensor& gradient, bool listed, con
   inputs.lse = pointer<double>(lse, ScalarType::Double, count, "lse");
   inputs.num_forbidden = static_cast<int>(num_forbidden(forbidden_ids));
   inputs.forbidden = pointer<int64_t>(forbidden_ids, ScalarType::Long, inputs.num_forbidden, "forbidden_ids");
-  inputs.vocab_limit = static_cast<int>(std::min(vocab_limit, vocab_start + z.width));
+  inputs.vocab_limit = static_cast<int>(std::min<int64_t>(vocab_limit, INT32_MAX));
   params.type = z.type;
   params.logits = z.rows;
   params.num_rows = z.count;
