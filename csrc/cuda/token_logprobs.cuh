@@ -2,6 +2,7 @@
 // leaves a record of 16 bytes; then one warp merges the records of a row in fp64.
 #pragma once
 
+#include "../common/ordered_key.h"
 #include "partial.cuh"
 #include "score_source.cuh"
 #include "tile_statistics.cuh"
