@@ -1,9 +1,10 @@
 """The LM-head ops from a vendor library's GEMM and a backend's kernels on rows of logits.
 
-Logits go through a scratch tensor in the input dtype that stays below `SCRATCH_BYTES` (256 MiB): as many rows at a
-time as fit, all of them for decoding. The gradients instead take all rows and as many tiles of the vocabulary as fit
-(at least one), so that each part of the weight's gradient is written once: a chunk of logits is computed again, turned
-into dL/dlogits in place, and multiplied into both gradients. Derivations: `mdlm_fast.ops.reference.token_logprobs`.
+Logits go through a scratch tensor in the input dtype that stays below `SCRATCH_BYTES` (256 MiB). Scoring takes as many
+rows at a time as fit, all of them for decoding. Log-probs and their gradients take all rows and as many tiles of the
+vocabulary as fit (at least one), so that each part of the weight's gradient is written once: a chunk of logits is
+computed again by the same GEMM, turned into dL/dlogits in place, and multiplied into both gradients. Derivations:
+`mdlm_fast.ops.reference.token_logprobs`.
 
 Each function takes the backend's kernel first and then the arguments of the op's schema. Nothing waits for the device:
 padding rows are computed like others, from hidden row 0, and left out of every result.
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_fast.ops._registry import Implementation
-from mdlm_fast.ops._schemas import TILE
+from mdlm_fast.ops._schemas import STAT_BITS, TILE
 
 #: Of the logits held at a time.
 SCRATCH_BYTES = 256 << 20
@@ -71,27 +72,43 @@ def linear_score_rows(
 
 @torch.no_grad()
 def linear_token_logprobs(
-    token_logprobs: Implementation,
+    score_partials: Implementation,
+    merge_logprobs: Implementation,
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     rows: Tensor,
     targets: Tensor,
     temperature: Tensor,
-    *options: Tensor | int | bool | None,
+    forbidden_ids: Tensor | None,
+    vocab_limit: int,
+    need_entropy: bool,
 ) -> tuple[Tensor, ...]:
-    """See `mdlm_fast.ops.linear_token_logprobs`."""
-    groups = []
-    for group in row_groups(rows.numel(), weight.shape[0] * weight.element_size()):
-        outputs = token_logprobs(
-            F.linear(gather(hidden, rows[group]), weight, bias),
-            numbered(rows[group]),
-            targets[group],
-            temperature[group] if temperature.numel() > 1 else temperature,
-            *options,
+    """See `mdlm_fast.ops.linear_token_logprobs`.
+
+    `merge_logprobs(partials, target_logits, rows, temperature, need_entropy)` makes the op's outputs from the tempered
+    statistics of all tiles and the logits f32 [N] at the targets, -inf where they are not allowed.
+    """
+    x, numbers = gather(hidden, rows), numbered(rows)
+    sequence = numbers.clamp(min=0) if temperature.numel() > 1 else torch.zeros_like(numbers)
+    allowed = (rows >= 0) & (targets < vocab_limit)
+    if forbidden_ids is not None:
+        allowed &= torch.isin(targets, forbidden_ids, invert=True)
+    target_logits = torch.full(rows.shape, -torch.inf, dtype=torch.float32, device=rows.device)
+    options = (vocab_limit, False, True, STAT_BITS["entropy"] if need_entropy else 0)
+    partials = []
+    for chunk in vocabulary_chunks(weight, rows.numel()):
+        logits = F.linear(x, weight[chunk], None if bias is None else bias[chunk])
+        partials.append(
+            score_partials(
+                logits, numbers, sequence, temperature, forbidden_ids, None, None, 0.0, chunk.start, *options
+            )
         )
-        groups.append(outputs)
-    return joined(groups)
+        here = allowed & (targets >= chunk.start) & (targets < chunk.stop)
+        column = (targets - chunk.start).clamp(0, logits.shape[1] - 1)
+        target_logits = torch.where(here, logits.gather(1, column[:, None])[:, 0].float(), target_logits)
+        del logits  # before the next chunk is computed: one scratch at a time
+    return merge_logprobs(torch.cat(partials, 1), target_logits, rows, temperature, need_entropy)
 
 
 @torch.no_grad()
@@ -112,9 +129,13 @@ def linear_token_logprobs_backward(
     need_hidden: bool,
     need_weight: bool,
     need_bias: bool,
+    *,
+    linear: Implementation = F.linear,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `mdlm_fast.ops.reference.token_logprobs`.
 
+    `linear` must give the logits of the forward pass to the bit: one rounded otherwise puts a confident row off by as
+    much as its gradient.
     `logit_gradient_(logits, grad_logp, grad_entropy, targets, temperature, forbidden_ids, vocab_start, vocab_limit,
     entropy, lse, rows)` overwrites logits [N, columns], whose column 0 has id vocab_start, with dL/dlogits; row i is
     that of score i, and zero where rows[i] is -1.
@@ -124,19 +145,19 @@ def linear_token_logprobs_backward(
     grad_x = torch.zeros(x.shape if need_hidden else (0,), dtype=torch.float32, device=x.device)
     grad_weight = torch.empty(weight.shape if need_weight else (0,), dtype=weight.dtype, device=x.device)
     grad_bias = torch.empty(width if need_bias else 0, dtype=weight.dtype, device=x.device)
-    upstream = (grad_logp, grad_entropy)
-    columns = max(SCRATCH_BYTES // (max(rows.numel(), 1) * weight.element_size()) // TILE, 1) * TILE
-    for low in range(0, width, columns):
-        chunk = slice(low, min(low + columns, width))
-        grad_z = F.linear(x, weight[chunk], None if bias is None else bias[chunk])  # logits, until the next line
-        logit_gradient_(grad_z, *upstream, targets, temperature, forbidden_ids, low, vocab_limit, entropy, lse, numbers)
+    upstream, sums = (grad_logp, grad_entropy), (entropy, lse)
+    for chunk in vocabulary_chunks(weight, rows.numel()):
+        grad_z = linear(x, weight[chunk], None if bias is None else bias[chunk])  # logits, until the next line
+        logit_gradient_(
+            grad_z, *upstream, targets, temperature, forbidden_ids, chunk.start, vocab_limit, *sums, numbers
+        )
         if need_hidden:
             grad_x += fp32_product(grad_z, weight[chunk])
         if need_weight:
             write_product(grad_z.t(), x, grad_weight[chunk])
         if need_bias:
             torch.sum(grad_z, 0, out=grad_bias[chunk])
-        del grad_z  # before the next chunk is computed: one scratch at a time
+        del grad_z
     return (sum_by_row(grad_x, rows, hidden) if need_hidden else grad_x.to(hidden.dtype)), grad_weight, grad_bias
 
 
@@ -144,6 +165,13 @@ def row_groups(count: int, row_bytes: int) -> Iterator[slice]:
     """Slices of `count` rows whose logits fit the scratch; one empty slice where there are no rows."""
     size = max(1, SCRATCH_BYTES // row_bytes)
     return (slice(first, min(first + size, count)) for first in range(0, max(count, 1), size))
+
+
+def vocabulary_chunks(weight: Tensor, count: int) -> Iterator[slice]:
+    """Slices of whole tiles whose logits of `count` rows fit the scratch; at least a tile."""
+    width = weight.shape[0]
+    size = max(SCRATCH_BYTES // (max(count, 1) * weight.element_size()) // TILE, 1) * TILE
+    return (slice(first, min(first + size, width)) for first in range(0, width, size))
 
 
 def numbered(rows: Tensor) -> Tensor:
@@ -195,9 +223,9 @@ def sum_by_row(grad: Tensor, rows: Tensor, like: Tensor) -> Tensor:
     return total.to(like.dtype).view(like.shape)
 
 
-#: Op -> how it is put together, and the op of a backend that it takes.
-PARTS: dict[str, tuple[Implementation, str]] = {
-    "linear_score_rows": (linear_score_rows, "score_rows"),
-    "linear_token_logprobs": (linear_token_logprobs, "token_logprobs"),
-    "linear_token_logprobs_backward": (linear_token_logprobs_backward, "logit_gradient_"),
+#: Op -> how it is put together, and the functions of a backend that it takes first.
+PARTS: dict[str, tuple[Implementation, tuple[str, ...]]] = {
+    "linear_score_rows": (linear_score_rows, ("score_rows",)),
+    "linear_token_logprobs": (linear_token_logprobs, ("score_partials", "merge_logprobs")),
+    "linear_token_logprobs_backward": (linear_token_logprobs_backward, ("logit_gradient_",)),
 }

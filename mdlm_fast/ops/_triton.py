@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from mdlm_fast.ops._registry import Backend
+from mdlm_fast.ops._library_gemm import PARTS
+from mdlm_fast.ops._registry import Backend, Implementation
 
 #: op -> module of mdlm_fast.kernels and function in it, which takes the arguments of the op's schema in order.
 KERNELS: dict[str, tuple[str, str]] = {
@@ -22,7 +24,13 @@ KERNELS: dict[str, tuple[str, str]] = {
     "token_logprobs": ("token_logprobs", "token_logprobs"),
     "token_logprobs_backward": ("token_logprobs", "token_logprobs_backward"),
     "linear_token_logprobs": ("linear_token_logprobs", "linear_token_logprobs"),
-    "linear_token_logprobs_backward": ("linear_token_logprobs", "linear_token_logprobs_backward"),
+}
+
+#: What the LM-head ops are made of beside these.
+PART_KERNELS = {
+    "merge_logprobs": ("logit_gradient", "merge_logprobs"),
+    "logit_gradient_": ("logit_gradient", "logit_gradient_"),
+    "head_logits": ("head_gemm", "head_logits"),
 }
 
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
@@ -41,7 +49,15 @@ def triton_backend() -> Backend:
     elif not interpreting() and not torch.cuda.is_available():
         missing = "torch sees no CUDA device (TRITON_INTERPRET=1 runs the kernels slowly on the CPU, to check them)"
     devices = frozenset({"cpu", "cuda"}) if interpreting() else frozenset({"cuda"})
-    ops = {op: _Kernel(*place) for op, place in KERNELS.items()}
+    kernels = {name: _Kernel(*place) for name, place in (KERNELS | PART_KERNELS).items()}
+    library = {op: partial(function, *(kernels[part] for part in parts)) for op, (function, parts) in PARTS.items()}
+    gradients = library["linear_token_logprobs_backward"]
+    ops: dict[str, Implementation] = {op: kernels[op] for op in KERNELS}
+    ops |= {
+        "linear_score_rows": _ScoreHead(kernels["linear_score_rows"], library["linear_score_rows"]),
+        "linear_token_logprobs": _ByDtype(0, kernels["linear_token_logprobs"], library["linear_token_logprobs"]),
+        "linear_token_logprobs_backward": _ByDtype(2, partial(gradients, linear=kernels["head_logits"]), gradients),
+    }
     return Backend("triton", devices=devices, dtypes=_DTYPES, ops=ops, missing=missing)
 
 
@@ -57,3 +73,25 @@ class _Kernel:
             module, function = self._place
             self._run = getattr(import_module(f"mdlm_fast.kernels.{module}"), function)
         return self._run(*arguments)
+
+
+class _ScoreHead:
+    """`linear_score_rows` with the statistics in the GEMM's epilogue where they suffice, else a library's GEMM."""
+
+    def __init__(self, fused: Implementation, library: Implementation) -> None:
+        self._fused, self._library = fused, library
+
+    def __call__(self, *arguments: Any) -> Any:
+        hidden, guidance_hidden, (top_k, top_p, _, normalize_all) = arguments[0], arguments[10], arguments[14:18]
+        suffice = guidance_hidden is None and top_k == 0 and top_p == 1.0 and not normalize_all
+        return (self._fused if suffice and hidden.dtype != torch.float32 else self._library)(*arguments)
+
+
+class _ByDtype:
+    """A log-prob op with Triton's GEMM, which both passes need to round alike, or in fp32 with a library's."""
+
+    def __init__(self, hidden: int, fused: Implementation, library: Implementation) -> None:
+        self._hidden, self._fused, self._library = hidden, fused, library  # hidden: the place of that argument
+
+    def __call__(self, *arguments: Any) -> Any:
+        return (self._library if arguments[self._hidden].dtype == torch.float32 else self._fused)(*arguments)
