@@ -72,9 +72,11 @@ def _library(arch: str, version: tuple[int, int], deadline: float) -> dict[str, 
         built = list(pool.map(lambda job: _compile(*job, headers, torch.__version__, deadline), jobs))
     errors = {source.name: log for (source, _), (_, log) in zip(jobs, built, strict=True) if log is not None}
     # A kernel without its binding is unused; a binding without its kernel would keep the library from loading.
-    failed = {Path(name).stem for name in errors}
+    absent = [f"cuda/{Path(name).stem}.h" for name in errors]
     objects = [
-        str(path) for (source, _), (path, log) in zip(jobs, built, strict=True) if not log and source.stem not in failed
+        str(path)
+        for (source, _), (path, log) in zip(jobs, built, strict=True)
+        if log is None and not (source.suffix == ".cpp" and any(header in source.read_text() for header in absent))
     ]
     LIBRARY.unlink(missing_ok=True)
     if not objects:

@@ -156,6 +156,7 @@ SPECS = (
 
 # Options whose two halves, `score_partials` and `finish_scores`, are checked too.
 COMPOSED = ("greedy", "tempered", "sequences, tempered", "over all", "over all, greedy", "guided", "filtered")
+COMPOSED_REDUCED = ("greedy", "sequences, tempered", "guided", "filtered")
 
 
 def score_cases() -> Iterator[Case]:
@@ -166,6 +167,7 @@ def score_cases() -> Iterator[Case]:
             if spec.options in COMPOSED and spec.width < FULL_VOCABULARY:
                 halves = ("score_partials", "finish_scores")
                 build = _build(spec, dtype, halves=True)
+                reduced = reduced and spec.options in COMPOSED_REDUCED
                 yield Case("finish_scores", spec.name, dtype, (*halves, "score_rows"), build, reduced)
 
 

@@ -52,7 +52,7 @@ class ScoreProblem:
     head: Head | None = None
     whole: ScoreProblem | None = None  # with all the rows, where this one has a few of them
 
-    def thinned(self, count: int = 12) -> ScoreProblem:
+    def thinned(self, count: int = 10) -> ScoreProblem:
         """The same with few of the rows, for backends that are slow."""
         keep = torch.linspace(0, self.rows.numel() - 1, min(count, self.rows.numel())).long()
         options = {**self.options, "rows": self.rows[keep].int()}
