@@ -108,9 +108,9 @@ __device__ __forceinline__ Draw draw_token(const Reader& reader, const ScoreSour
   const int first = draw.tile * kTileColumns;
   typename Reader::Registers tile;
   reader.load(tile, draw.tile, lane);
-  const std::uint64_t mask = excluded_numbers<typename Reader::Registers>(exclusion_of(source), source.vocab_start + first,
-                                                                          reader.count(draw.tile), lane);
-  remove_numbers(tile, mask, [&](float z, bool excluded) { return excluded || z < pivot; });
+  const ExcludedNumbers excluded = excluded_numbers<typename Reader::Registers>(
+      exclusion_of(source), source.vocab_start + first, reader.count(draw.tile), lane);
+  remove_numbers(tile, excluded.mask, [&](float z, bool out) { return out || z < pivot; });
   const float scale = exponent_scale(static_cast<float>(row.temperature));
   const int column = first + draw_column(tile, p.best, scale, draw.residual, lane);
   return {source.vocab_start + column, reader.value(column)};

@@ -130,9 +130,9 @@ __device__ __forceinline__ float filter_pivot(const Reader& reader, const ScoreS
         if (load_partial(records + std::int64_t{j} * kPartialFields).best < bound) continue;
         Registers tile;
         reader.load(tile, j, lane);
-        const std::uint64_t mask = excluded_numbers<Registers>(
+        const ExcludedNumbers excluded = excluded_numbers<Registers>(
             exclusion_of(source), source.vocab_start + j * kTileColumns, reader.count(j), lane);
-        remove_numbers(tile, mask, [](float, bool excluded) { return excluded; });
+        if (excluded.any) remove_numbers(tile, excluded.mask, [](float, bool out) { return out; });
 #pragma unroll 1
         for (int v = 0; v < Registers::kVectors; ++v) {
           Vector vector{};

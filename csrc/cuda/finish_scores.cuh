@@ -4,11 +4,11 @@
 
 #include "../common/philox.h"
 #include "filter_pivot.cuh"
-#include "read_partial.cuh"
+#include "score_tile.cuh"
 
 namespace mdlm_fast::cuda {
 
-__device__ __forceinline__ void write_score(const FinishScoresParams& params, std::int64_t slot, const RowScore& score) {
+__device__ __forceinline__ void write_score(const FinishScoresParams& params, unsigned slot, const RowScore& score) {
   store(params.token + slot, score.token);
   if (params.logp != nullptr) store(params.logp + slot, score.logp);
   if (params.logp_tempered != nullptr) store(params.logp_tempered + slot, score.logp_tempered);
@@ -17,26 +17,26 @@ __device__ __forceinline__ void write_score(const FinishScoresParams& params, st
 }
 
 // The row's uniform number (mdlm_fast/rng.py).
-__device__ __forceinline__ double token_uniform(const FinishScoresParams& params, std::int64_t slot, int sequence) {
+__device__ __forceinline__ double token_uniform(const FinishScoresParams& params, unsigned slot, int sequence) {
   return philox_uniform(static_cast<std::uint64_t>(load_constant(params.seeds + sequence)),
                         static_cast<std::uint32_t>(load_constant(params.row_position + slot)),
                         static_cast<std::uint32_t>(load_constant(params.step + sequence * params.step_stride)),
                         kTokenStream);
 }
 
-__device__ __forceinline__ const float* tempered_rest_of(const FinishScoresParams& params, std::int64_t slot) {
-  return params.tempered_rest == nullptr ? nullptr : params.tempered_rest + slot * params.source.tiles;
+__device__ __forceinline__ const float* tempered_rest_of(const FinishScoresParams& params, unsigned slot) {
+  return params.tempered_rest == nullptr ? nullptr : params.tempered_rest + std::int64_t{slot} * params.source.tiles;
 }
 
 // Grid: C. No row draws.
 __global__ void __launch_bounds__(32) finish_greedy_kernel(const FinishScoresParams params) {
-  const std::int64_t slot = blockIdx.x;
+  const unsigned slot = blockIdx.x;
   const ScoreSource& source = params.source;
   const int lane = static_cast<int>(threadIdx.x);
   RowScore score = padding_score();
   if (load_constant(source.rows + slot) >= 0) {
     const float temperature = unit_temperature(load_constant(source.temperature + load_constant(source.row_sequence + slot)));
-    score = finish_greedy(params.options, params.partials + slot * source.tiles * kPartialFields,
+    score = finish_greedy(params.options, params.partials + std::int64_t{slot} * source.tiles * kPartialFields,
                           tempered_rest_of(params, slot), source.tiles, source.normalize_all, temperature, lane);
   }
   if (lane == 0) write_score(params, slot, score);
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(32) finish_greedy_kernel(const FinishScoresPar
 // Grid: C. Rows with a temperature above 0 draw.
 template <class Stored, Reading kReading>
 __global__ void __launch_bounds__(32) finish_sampled_kernel(const FinishScoresParams params) {
-  const std::int64_t slot = blockIdx.x;
+  const unsigned slot = blockIdx.x;
   const ScoreSource& source = params.source;
   const int lane = static_cast<int>(threadIdx.x);
   const std::int32_t row = load_constant(source.rows + slot);
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(32) finish_sampled_kernel(const FinishScoresPa
     if (lane == 0) write_score(params, slot, padding_score());
     return;
   }
-  const float* records = params.partials + slot * source.tiles * kPartialFields;
+  const float* records = params.partials + std::int64_t{slot} * source.tiles * kPartialFields;
   const int sequence = load_constant(source.row_sequence + slot);
   const float given = load_constant(source.temperature + sequence), temperature = unit_temperature(given);
   const RowMaxima maxima = row_maxima(records, source.tiles, lane);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(32) finish_sampled_kernel(const FinishScoresPa
 // Grid: C. Rows are filtered, or their tempered normaliser is not known: their tiles are scored again into the workspace.
 template <class Stored, Reading kReading>
 __global__ void __launch_bounds__(512) finish_filtered_kernel(const FinishScoresParams params) {
-  const std::int64_t slot = blockIdx.x;
+  const unsigned slot = blockIdx.x;
   const ScoreSource& source = params.source;
   const FinishOptions& options = params.options;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(512) finish_filtered_kernel(const FinishScores
     if (threadIdx.x == 0) write_score(params, slot, padding_score());
     return;
   }
-  const std::int64_t first_record = slot * source.tiles * kPartialFields;
+  const std::int64_t first_record = std::int64_t{slot} * source.tiles * kPartialFields;
   const float* records = params.partials + first_record;
   const int sequence = load_constant(source.row_sequence + slot);
   const float given = load_constant(source.temperature + sequence), temperature = unit_temperature(given);
@@ -103,12 +103,10 @@ __global__ void __launch_bounds__(512) finish_filtered_kernel(const FinishScores
     float* again = params.workspace + first_record;
     const StatisticsRequest request{temperature, temperature != 1.0f, options.stats_tempered, true};
     for (int j = warp; j < source.tiles; j += static_cast<int>(blockDim.x) / kWarpSize) {
-      float tempered_rest = 0.0f;
-      Partial partial = empty_partial();
       if (source.normalize_all || load_partial(records + std::int64_t{j} * kPartialFields).best >= pivot)
-        partial = read_partial<true, true>(reader, source, j, request, pivot, lane, &tempered_rest);
-      partial.rest = tempered_rest;
-      if (lane == 0) store_partial(again + std::int64_t{j} * kPartialFields, partial);
+        score_tile<true, true>(reader, source, j, request, pivot, {again, nullptr, static_cast<unsigned>(j)}, lane);
+      else if (lane == 0)
+        store_partial(again + std::int64_t{j} * kPartialFields, empty_partial());
     }
     __syncthreads();
     tempered = {again, again + kRestField, kPartialFields, row_maxima(again, source.tiles, lane), temperature};

@@ -99,6 +99,14 @@ __device__ __forceinline__ std::uint32_t narrow_pair(float first, float second) 
 #endif
 }
 
+// The same number, which the compiler takes for a new one each time: what is computed from it inside a loop stays there.
+__device__ __forceinline__ int renewed(int x) {
+#if !defined(MDLM_FAST_SHIM)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 // 2^x with a relative error of 2^-22 or less; 2^-inf is 0, and so is 2^kLeastExponent.
 inline constexpr float kLeastExponent = -200.0f;
 __device__ __forceinline__ float exp2_approx(float x) {

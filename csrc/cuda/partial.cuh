@@ -30,6 +30,15 @@ __device__ __forceinline__ void store_partial(float* record, const Partial& p) {
   store_vector(record + 4, {{as_bits(p.second), as_bits(p.rest), as_bits(p.mass_rest), as_bits(p.moment)}});
 }
 
+// The fields of the candidates alone.
+__device__ __forceinline__ void store_candidates(float* record, float best, std::int32_t best_id, float second,
+                                                 float mass_rest) {
+  store(record + 2, best);
+  store(record + 3, as_float(static_cast<std::uint32_t>(best_id)));
+  store(record + 4, second);
+  store(record + kMassField, mass_rest);
+}
+
 __device__ __forceinline__ Partial load_partial(const float* record) {
   const Vector* vectors = reinterpret_cast<const Vector*>(record);
   const Vector a = load(vectors), b = load(vectors + 1);

@@ -13,8 +13,9 @@ enum class ElementType { kFloat32, kBFloat16, kFloat16 };
 // 16 bytes.
 struct LogitRows {
   const void* data;
-  std::int64_t rows_per_batch, batch_stride, row_stride;
+  int rows_per_batch;
   bool aligned;
+  std::int64_t batch_stride, row_stride;
 };
 
 // What the scoring kernels read: the rows, which of their ids are candidates, and guidance.

@@ -16,9 +16,8 @@ template <class Stored>
 __device__ __forceinline__ const Stored* row_of(const LogitRows& rows, std::int32_t r) {
   const Stored* data = static_cast<const Stored*>(rows.data);
   if (r < rows.rows_per_batch) return data + r * rows.row_stride;  // the usual case, without a division
-  const std::uint32_t per_batch = static_cast<std::uint32_t>(rows.rows_per_batch);
-  const std::uint32_t batch = static_cast<std::uint32_t>(r) / per_batch;
-  return data + batch * rows.batch_stride + (static_cast<std::uint32_t>(r) - batch * per_batch) * rows.row_stride;
+  const unsigned batch = static_cast<unsigned>(r) / static_cast<unsigned>(rows.rows_per_batch);
+  return data + batch * rows.batch_stride + (r - static_cast<int>(batch) * rows.rows_per_batch) * rows.row_stride;
 }
 
 __device__ __forceinline__ Exclusion exclusion_of(const ScoreSource& source) {
@@ -43,7 +42,7 @@ struct RowReader {
   int width;
   bool aligned;
 
-  __device__ __forceinline__ RowReader(const ScoreSource& source, std::int64_t slot, std::int32_t row)
+  __device__ __forceinline__ RowReader(const ScoreSource& source, unsigned slot, std::int32_t row)
       : logits(row_of<Stored>(source.logits, row)),
         guidance(nullptr),
         scale(source.guidance_scale),

@@ -42,13 +42,17 @@ __device__ __forceinline__ float number(const Vector& vector, int i) {
   return number<Element>(vector.words[i / kPerWord], i % kPerWord);
 }
 
+// The word with number i, which need not be known at compile time, replaced.
+template <class Element>
+__device__ __forceinline__ std::uint32_t with_number(std::uint32_t word, int i, std::uint32_t bits) {
+  if constexpr (sizeof(Element) == 4) return bits;
+  return (word & ~(0xffffu << 16 * i)) | bits << 16 * i;
+}
+
 template <class Element>
 __device__ __forceinline__ void set_number(Vector& vector, int i, std::uint32_t bits) {
-  if constexpr (sizeof(Element) == 4)
-    vector.words[i] = bits;
-  else
-    vector.words[i / 2] = i % 2 == 0 ? (vector.words[i / 2] & 0xffff0000u) | bits
-                                     : (vector.words[i / 2] & 0xffffu) | bits << 16;
+  constexpr int kPerWord = 4 / sizeof(Element);
+  vector.words[i / kPerWord] = with_number<Element>(vector.words[i / kPerWord], i % kPerWord, bits);
 }
 
 template <class Element>
@@ -67,7 +71,7 @@ __device__ __forceinline__ Vector minus_infinities() {
 
 // Runs body with the integral constant that equals `vector`, which all lanes agree on.
 template <int kFirst, int kEnd, class Body>
-__device__ __forceinline__ void at_vector(int vector, Body&& body) {
+__device__ __forceinline__ void at_vector(unsigned vector, Body&& body) {
   constexpr int kMiddle = (kFirst + kEnd) / 2;
   if constexpr (kEnd - kFirst == 1)
     body(std::integral_constant<int, kFirst>{});
@@ -94,14 +98,15 @@ __device__ __forceinline__ void load_tile(Tile<Element>& tile, const Element* co
       tile.vectors[v] = load_vector(mine + Registers::column(v, 0));
     else
       tile.vectors[v] = minus_infinities<Element>();
-  const int rest = count % Registers::kPerVector, edge = count / Registers::kPerVector;
+  const unsigned rest = static_cast<unsigned>(count) % Registers::kPerVector;
   if (rest == 0) return;
   Vector partial = minus_infinities<Element>();  // the last vector of the row: only some of its columns exist
 #pragma unroll
-  for (int i = 0; i < Registers::kPerVector - 1; ++i)
+  for (unsigned i = 0; i < Registers::kPerVector - 1; ++i)
     if (i < rest) set_number<Element>(partial, i, bits_of(load_constant(columns + count - rest + i)));
-  at_vector<0, Registers::kVectors>(edge / kWarpSize, [&](auto v) {
-    if (lane == edge % kWarpSize) tile.vectors[decltype(v)::value] = partial;
+  const unsigned place = static_cast<unsigned>(count) / Registers::kPerVector;
+  at_vector<0, Registers::kVectors>(place / kWarpSize, [&](auto v) {
+    if (lane == static_cast<int>(place % kWarpSize)) tile.vectors[decltype(v)::value] = partial;
   });
 }
 
@@ -151,32 +156,38 @@ struct Exclusion {
   int vocab_limit;
 };
 
-// Which of the lane's numbers are no candidates: bit v kPerVector + i for number i of vector v. `first_id` is the global
-// id of the tile's first column. The same 0 in all lanes, at the price of a few instructions, where the tile has none.
+// Which numbers of a tile are no candidates.
+struct ExcludedNumbers {
+  bool any;            // the same in all lanes
+  std::uint64_t mask;  // the lane's: bit v kPerVector + i for number i of vector v
+};
+
+// `first_id` is the global id of the tile's first column. Costs a few instructions where the tile has none.
 template <class Registers>
-__device__ __forceinline__ std::uint64_t excluded_numbers(const Exclusion& exclusion, int first_id, int count,
-                                                          int lane) {
-  std::uint64_t mask = 0;
-  if (first_id + count > exclusion.vocab_limit) {
+__device__ __forceinline__ ExcludedNumbers excluded_numbers(const Exclusion& exclusion, int first_id, int count,
+                                                            int lane) {
+  ExcludedNumbers excluded{first_id + count > exclusion.vocab_limit, 0};
+  if (excluded.any)
 #pragma unroll 1
     for (int n = 0; n < Registers::kVectors * Registers::kPerVector; ++n)
       if (first_id + Registers::column(n / Registers::kPerVector, lane) + n % Registers::kPerVector >= exclusion.vocab_limit)
-        mask |= std::uint64_t{1} << n;
-  }
+        excluded.mask |= std::uint64_t{1} << n;
 #pragma unroll 1
   for (int k = 0; k < exclusion.num_forbidden; k += kWarpSize) {
-    std::int64_t column = -1;
-    if (k + lane < exclusion.num_forbidden) column = load_constant(exclusion.forbidden + k + lane) - first_id;
-    const bool inside = column >= 0 && column < count;
+    std::uint64_t column = kTileColumns;
+    if (k + lane < exclusion.num_forbidden)
+      column = static_cast<std::uint64_t>(load_constant(exclusion.forbidden + k + lane)) - first_id;
+    unsigned found = __ballot_sync(kFullWarp, column < kTileColumns);
 #pragma unroll 1
-    for (unsigned found = __ballot_sync(kFullWarp, inside); found != 0; found &= found - 1) {
-      const int c = __shfl_sync(kFullWarp, static_cast<int>(column), __ffs(found) - 1);
-      const int vector_and_lane = c / Registers::kPerVector;
-      if (vector_and_lane % kWarpSize == lane)
-        mask |= std::uint64_t{1} << (vector_and_lane / kWarpSize * Registers::kPerVector + c % Registers::kPerVector);
+    for (; found != 0; found &= found - 1) {
+      const unsigned c = __shfl_sync(kFullWarp, static_cast<unsigned>(column), __ffs(static_cast<int>(found)) - 1);
+      const unsigned place = c / Registers::kPerVector;
+      if (static_cast<int>(place % kWarpSize) == lane)
+        excluded.mask |= std::uint64_t{1} << (place / kWarpSize * Registers::kPerVector + c % Registers::kPerVector);
+      excluded.any = true;
     }
   }
-  return mask;
+  return excluded;
 }
 
 // Puts -inf where remove(z, excluded) says so; `excluded` is the number's bit of the mask.

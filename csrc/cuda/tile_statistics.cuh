@@ -8,7 +8,6 @@
 // distances 16, 8, 4, 2, 1, which gives every lane the same bits.
 #pragma once
 
-#include "../common/ordered_key.h"
 #include "tile.cuh"
 
 namespace mdlm_fast::cuda {
@@ -39,12 +38,19 @@ __device__ __forceinline__ bool holds(std::uint32_t word, float value) {
     return number<Element>(word, 0) == value || number<Element>(word, 1) == value;
 }
 
-// The largest number over all lanes of words that have been compared at least once (so that a NaN has no sign).
+// The largest number of a word.
 template <class Element>
-__device__ __forceinline__ float warp_maximum(std::uint32_t word) {
-  float value = number<Element>(word, 0);
-  if constexpr (sizeof(Element) == 2) value = max_nan(value, number<Element>(word, 1));
-  return from_ordered_key(__reduce_max_sync(kFullWarp, ordered_key(value)));
+__device__ __forceinline__ float largest_number(std::uint32_t word) {
+  if constexpr (sizeof(Element) == 4) return as_float(word);
+  return max_nan(number<Element>(word, 0), number<Element>(word, 1));
+}
+
+// The largest number over all lanes; NaN if there is one that has no sign, as max_nan leaves it. Signed integers whose
+// magnitude is inverted where they are negative have the order of the numbers; which zero is found does not matter.
+__device__ __forceinline__ float warp_maximum(float value) {
+  const auto invert = [](std::int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); };
+  const std::int32_t largest = __reduce_max_sync(kFullWarp, invert(static_cast<std::int32_t>(as_bits(value))));
+  return as_float(static_cast<std::uint32_t>(invert(largest)));
 }
 
 __device__ __forceinline__ float warp_sum(float x) {
@@ -56,8 +62,8 @@ __device__ __forceinline__ float warp_sum(float x) {
 // The largest number of a tile and its place; all lanes hold the same.
 struct TileMaximum {
   float value;   // NaN if any number is
-  int vector;    // kVectors if no number equals `value`
-  int lane;
+  int vector;
+  int lane;      // -1 if no number equals `value`
   int number;
   float second;  // largest of the others, if asked for
 
@@ -67,60 +73,65 @@ struct TileMaximum {
   }
 };
 
-// The first leaf of a heap-ordered tree of maxima whose root holds `value`. Its path is followed by moving the subtree
-// below it up: a few selects in place of a comparison for every leaf.
-template <class Element, int kLeaves>
-__device__ __forceinline__ int first_leaf(const std::uint32_t (&tree)[2 * kLeaves], float value) {
-  if constexpr (kLeaves == 1) {
-    return 0;
-  } else {
-    const bool right = !holds<Element>(tree[2], value);
-    std::uint32_t subtree[kLeaves];
-#pragma unroll
-    for (int n = 1; n < kLeaves; ++n) {
-      const int level = n < 2 ? 1 : n < 4 ? 2 : n < 8 ? 4 : 8;  // nodes of n's level, at most 16 / 2
-      subtree[n] = right ? tree[n + 2 * level] : tree[n + level];
-    }
-    return (right ? kLeaves / 2 : 0) + first_leaf<Element, kLeaves / 2>(subtree, value);
-  }
+// Runs body with the integral constant of the first vector in which some lane has `value`, or of the last one if there is
+// none. tree[n] is a lane's maximum over the vectors below node n, which has children 2 n and 2 n + 1; vector v is leaf
+// kVectors + v. All lanes take the same way down.
+template <class Element, int kNode = 1, class Body>
+__device__ __forceinline__ void at_first_vector(const std::uint32_t (&tree)[2 * Tile<Element>::kVectors], float value,
+                                                Body&& body) {
+  if constexpr (kNode >= Tile<Element>::kVectors)
+    body(std::integral_constant<int, kNode - Tile<Element>::kVectors>{});
+  else if (__any_sync(kFullWarp, holds<Element>(tree[2 * kNode], value)))
+    at_first_vector<Element, 2 * kNode>(tree, value, body);
+  else
+    at_first_vector<Element, 2 * kNode + 1>(tree, value, body);
 }
 
 // Finds the first of the largest numbers and puts -inf in its place.
 template <class Element>
 __device__ __forceinline__ TileMaximum take_maximum(Tile<Element>& tile, int lane, bool wants_second) {
   using Registers = Tile<Element>;
-  // A binary tree of maxima: node n has children 2 n and 2 n + 1, vector v is leaf kVectors + v.
-  std::uint32_t tree[2 * Registers::kVectors];
+  std::uint32_t tree[2 * Registers::kVectors];  // of maxima, see at_first_vector
 #pragma unroll
   for (int v = 0; v < Registers::kVectors; ++v) tree[Registers::kVectors + v] = larger_word<Element>(tile.vectors[v]);
 #pragma unroll
   for (int n = Registers::kVectors - 1; n > 0; --n) tree[n] = larger_word<Element>(tree[2 * n], tree[2 * n + 1]);
-  TileMaximum maximum{warp_maximum<Element>(tree[1]), Registers::kVectors, 0, 0, -kInfinity};
-  const bool mine = holds<Element>(tree[1], maximum.value);
-  const int vector = mine ? first_leaf<Element, Registers::kVectors>(tree, maximum.value) : Registers::kVectors;
-  const unsigned place = __reduce_min_sync(kFullWarp, static_cast<unsigned>(vector * kWarpSize + lane));
-  maximum.vector = static_cast<int>(place / kWarpSize);
-  maximum.lane = static_cast<int>(place % kWarpSize);
-  if (maximum.vector < Registers::kVectors) {
-    int found = 0;
-    at_vector<0, Registers::kVectors>(maximum.vector, [&](auto v) {
-      Vector& vector = tile.vectors[decltype(v)::value];
+  TileMaximum maximum{warp_maximum(largest_number<Element>(tree[1])), 0, -1, 0, -kInfinity};
+  int found = 0;  // used in the lane that holds the maximum
+  at_first_vector<Element>(tree, maximum.value, [&](auto v) {
+    constexpr int kVector = decltype(v)::value;
+    std::uint32_t& largest = tree[Registers::kVectors + kVector];
+    maximum.vector = kVector;
+    maximum.lane = __ffs(static_cast<int>(__ballot_sync(kFullWarp, holds<Element>(largest, maximum.value)))) - 1;
+    Vector& vector = tile.vectors[kVector];
+    std::uint32_t word = vector.words[3];
+    int k = 3;
 #pragma unroll
-      for (int i = Registers::kPerVector - 1; i >= 0; --i)
-        if (number<Element>(vector, i) == maximum.value) found = i;
-      found = lane == maximum.lane ? found : -1;
+    for (int earlier = 2; earlier >= 0; --earlier)
+      if (holds<Element>(vector.words[earlier], maximum.value)) {
+        word = vector.words[earlier];
+        k = earlier;
+      }
+    if constexpr (sizeof(Element) == 4) {
+      word = kMinusInfinityBits<Element>;
+      found = k;
+    } else {
+      const bool first = number<Element>(word, 0) == maximum.value;
+      word = first ? with_number<Element>(word, 0, kMinusInfinityBits<Element>)
+                   : with_number<Element>(word, 1, kMinusInfinityBits<Element>);
+      found = first ? 2 * k : 2 * k + 1;
+    }
+    k = lane == maximum.lane ? k : -1;
 #pragma unroll
-      for (int i = 0; i < Registers::kPerVector; ++i)
-        if (found == i) set_number<Element>(vector, i, kMinusInfinityBits<Element>);
-      tree[Registers::kVectors + decltype(v)::value] = larger_word<Element>(vector);
-    });
-    maximum.number = __shfl_sync(kFullWarp, found, maximum.lane);
-  }
+    for (int i = 0; i < 4; ++i) vector.words[i] = i == k ? word : vector.words[i];
+    largest = larger_word<Element>(vector);
+  });
+  maximum.number = __shfl_sync(kFullWarp, found, maximum.lane & (kWarpSize - 1));
   if (wants_second) {
     std::uint32_t word = tree[Registers::kVectors];
 #pragma unroll
     for (int v = 1; v < Registers::kVectors; ++v) word = larger_word<Element>(word, tree[Registers::kVectors + v]);
-    maximum.second = warp_maximum<Element>(word);
+    maximum.second = warp_maximum(largest_number<Element>(word));
   }
   return maximum;
 }

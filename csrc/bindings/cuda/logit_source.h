@@ -32,7 +32,8 @@ inline cuda::LogitRows logit_rows(const Tensor& tensor, ScalarType dtype, int64_
   const int64_t batch_stride = dim == 3 ? tensor.stride(0) : 0, row_stride = tensor.stride(dim - 2);
   const int64_t size = tensor.element_size(), address = reinterpret_cast<int64_t>(tensor.data_ptr());
   const bool aligned = address % 16 == 0 && batch_stride * size % 16 == 0 && row_stride * size % 16 == 0;
-  return {tensor.data_ptr(), std::max<int64_t>(tensor.size(dim - 2), 1), batch_stride, row_stride, aligned};
+  const int64_t rows_per_batch = std::clamp<int64_t>(tensor.size(dim - 2), 1, INT32_MAX);  // row numbers are int32
+  return {tensor.data_ptr(), static_cast<int>(rows_per_batch), aligned, batch_stride, row_stride};
 }
 
 inline cuda::ScoreSource score_source(const Tensor& logits, const Tensor& rows, const Tensor& row_sequence,
@@ -51,6 +52,8 @@ inline cuda::ScoreSource score_source(const Tensor& logits, const Tensor& rows, 
   source.tiles = static_cast<int>((width + 2047) / 2048);
   source.vocab_start = static_cast<int>(vocab_start);
   source.vocab_limit = static_cast<int>(std::min<int64_t>(vocab_limit, INT32_MAX));
+  STD_TORCH_CHECK(capacity * source.tiles <= INT32_MAX, "mdlm_fast: ", capacity, " rows of ", source.tiles,
+                  " tiles are too many for one call");
   if (forbidden_ids) {
     source.num_forbidden = static_cast<int>(forbidden_ids->numel());
     source.forbidden = pointer<int64_t>(*forbidden_ids, ScalarType::Long, forbidden_ids->numel(), "forbidden_ids");
