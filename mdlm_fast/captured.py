@@ -119,7 +119,9 @@ class StepGraphs:
         self._captures = device.type == "cuda"
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._warm: set[int] = set()
-        self._pool: Any = None
+        if self._captures:
+            self._stream = torch.cuda.Stream(device)
+            self._pool: Any = torch.cuda.graph_pool_handle()  # graphs never run at the same time, so they share memory
 
     def run(self, capacity: int) -> None:
         """Makes a step with this capacity."""
@@ -130,10 +132,20 @@ class StepGraphs:
         graph = self._graphs.get(capacity)
         if graph is None:
             graph = self._graphs[capacity] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                self._step(capacity)
-            self._pool = graph.pool()
+            self._capture(graph, capacity)
         graph.replay()
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, capacity: int) -> None:
+        """Records a step. Unlike `torch.cuda.graph` it neither waits for the device nor empties the allocator's cache,
+        which would cost more than a few replays save."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                self._step(capacity)
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self._stream)
 
 
 class Unfinished:
@@ -158,5 +170,5 @@ class Unfinished:
 
 
 def _bucket(count: int) -> int:
-    """The power of two that holds `count` rows."""
-    return 1 << max(count - 1, 0).bit_length()
+    """The power of two that holds `count` rows; not below 64, where the head's time is that of reading its weight."""
+    return max(64, 1 << max(count - 1, 0).bit_length())
