@@ -33,6 +33,9 @@ BUDGETS = {
     "graph": (30, 20),
     "bench": (240, 60),
 }
+#: Stages that run side by side: what is not timed, and spends most of its time on the CPU.
+GROUPS = (("machine",), ("build",), ("parity", "sanitizer"), ("graph",), ("bench",))
+LOGS = "gpu_check.log"
 TOTAL = (460, 175)  # stages get less where earlier ones took long
 LEAST = 20  # seconds of a stage even then
 BENCHES = {"bench_score": 0.5, "bench_linear": 0.25, "bench_logprobs": 0.15, "bench_commit": 0.1}  # share of the time
@@ -57,15 +60,10 @@ class Check:
 
     def run(self) -> int:
         chosen = self.arguments.only or [s for s in BUDGETS if s not in self.arguments.skip]
-        if "parity" in chosen and "sanitizer" in chosen:
-            # Neither is timed, and most of their time is spent on the CPU.
-            with ThreadPoolExecutor(2) as pool:
-                groups: list[list[str]] = [["machine"], ["build"], ["parity", "sanitizer"], ["graph"], ["bench"]]
-                for group in groups:
-                    list(pool.map(self.stage, [name for name in group if name in chosen]))
-        else:
-            for name in chosen:
-                self.stage(name)
+        for group in GROUPS:
+            with ThreadPoolExecutor(len(group)) as pool:
+                list(pool.map(self.stage, [name for name in group if name in chosen]))
+            self.write()
         print("\n" + report.short_table(self.results))
         print(f"results in {self.arguments.out}")
         return int(bool(report.failures(self.results)))
@@ -80,8 +78,14 @@ class Check:
             self.results.setdefault("stage_errors", {})[name] = f"{type(error).__name__}: {error}"
         took = time.monotonic() - start
         self.results["stages"][name] = {"seconds": round(took, 1), **found}
-        report.write(self.results, self.arguments.out)
         print(f"[{name}] {took:.1f} s {found or ''}", flush=True)
+
+    def write(self) -> None:
+        """Results so far, and the ends of the workers' logs in one file."""
+        report.write(self.results, self.arguments.out)
+        logs = [path for path in sorted(FOLDER.glob("*.log")) if path.name != LOGS]
+        ends = [f"==> {path.name}\n{path.read_text(errors='replace')[-20_000:]}" for path in logs]
+        (self.arguments.out / LOGS).write_text("\n".join(ends))
 
     def machine(self, seconds: float) -> dict[str, Any]:
         outcome = self._worker("machine", seconds)
@@ -152,7 +156,7 @@ class Check:
         self.results["bench"] = {"results": total.results, "errors": total.errors}
         for name, share in BENCHES.items():
             total.add(self._worker(name, seconds * share))
-            report.write(self.results, self.arguments.out)
+            self.write()
         return {"measured": len(total.results), "left_out": total.left_out}
 
     def _worker(self, stage: str, seconds: float, settings: Settings | None = None, **keywords: Any) -> Outcome:

@@ -85,8 +85,7 @@ def _linear(settings: Settings, backend: str, count: int, depth: int, width: int
 
         result = {"op": "linear_token_logprobs", "backend": backend, "rows": count, "width": width, "depth": depth}
         result["bytes"] = 3 * width * depth * 2  # the head read twice, its gradient written
-        # Two products to get the logits and again for the gradient, two for the gradients.
-        result["flops"] = 8 * count * width * depth
+        result["flops"] = 6 * count * width * depth  # logits and two gradients; computing logits again costs 2 more
         return result | _measured(settings, backend, both, forward, 2)
 
     return Item(f"{backend}: linear_token_logprobs [{count}, {depth}] x [{width}, {depth}]", run)

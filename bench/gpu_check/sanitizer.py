@@ -50,7 +50,8 @@ def items(settings: Settings) -> Iterator[Item]:
 
 def errors_found(tool: str) -> dict[str, Any]:
     """From what the tool wrote: number of summaries, number of errors and the first of them."""
-    log = "\n".join(path.read_text(errors="replace") for path in FOLDER.glob(f"{tool}.*.txt"))
+    logs = [*FOLDER.glob(f"{tool}.*.txt"), *FOLDER.glob(f"{tool}.log")]
+    log = "\n".join(path.read_text(errors="replace") for path in logs)
     summary = re.findall(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+) (?:error|hazard)", log)
     reports = [line.lstrip("= ").strip() for line in log.splitlines() if line.startswith("=========")]
     wrong = [

@@ -104,8 +104,10 @@ def _watch(
             break
         try:
             event = json.loads(line)
-        except ValueError:
-            continue  # a tool that the worker runs under
+        except ValueError:  # a tool that the worker runs under
+            with log.open("a") as text:
+                text.write(line)
+            continue
         current = event.get("begin")
         if "end" in event:
             done.append(event["end"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.gpu_check import parity, report
+from bench.gpu_check import build, parity, report
 from bench.gpu_check.__main__ import main
 from bench.gpu_check.sanitizer import errors_found
 from bench.gpu_check.settings import Settings, torch_version
@@ -92,6 +93,38 @@ def test_summaries_of_the_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     found = errors_found("memcheck")
     assert found == {"summaries": 1, "errors": 1, "first": ["Invalid __global__ read of size 4 bytes"]}
+
+
+def compiler_stub(path: Path, log: Path, fails_on: str) -> None:
+    """Writes what follows -o and notes its arguments."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"""#!/bin/sh
+echo "$@" >> {log}
+case "$*" in *{fails_on}*) echo "{fails_on}(1): error: planted" >&2; exit 1;; esac
+while [ $# -gt 0 ]; do [ "$1" = -o ] && touch "$2"; shift; done
+"""
+    )
+    path.chmod(0o755)
+
+
+def test_a_source_that_does_not_compile_costs_its_own_op(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FOLDER", tmp_path / "built")
+    monkeypatch.setattr(build, "LIBRARY", tmp_path / "built" / "lib.so")
+    compiler_stub(tmp_path / "bin" / "nvcc", tmp_path / "nvcc.log", "token_logprobs.cu")
+    compiler_stub(tmp_path / "cxx", tmp_path / "cxx.log", "never")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "cxx"))
+    errors = build._library("90a", (2, 11), time.monotonic() + 60)
+    assert errors == {"token_logprobs.cu": "token_logprobs.cu(1): error: planted"}
+    assert "sm_90a" in (tmp_path / "nvcc.log").read_text()
+    *compiled, linked = (tmp_path / "cxx.log").read_text().splitlines()
+    assert any("TORCH_TARGET_VERSION=0x020b000000000000" in line for line in compiled)
+    assert "select_commit.cu." in linked and "select_commit.cpp." in linked and "-ltorch_cuda" in linked
+    assert "token_logprobs" not in linked
+    before = len((tmp_path / "nvcc.log").read_text().splitlines())
+    build._library("90a", (2, 11), time.monotonic() + 60)
+    assert len((tmp_path / "nvcc.log").read_text().splitlines()) == before + 1  # only what failed is compiled again
 
 
 def test_versions_of_torch() -> None:
