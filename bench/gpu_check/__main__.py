@@ -82,7 +82,10 @@ class Check:
 
     def write(self) -> None:
         """Results so far, and the ends of the workers' logs in one file."""
-        report.write(self.results, self.arguments.out)
+        try:
+            report.write(self.results, self.arguments.out)
+        except Exception as error:  # what was measured is worth more than its table
+            print(f"the report failed: {type(error).__name__}: {error}")
         logs = [path for path in sorted(FOLDER.glob("*.log")) if path.name != LOGS]
         ends = [f"==> {path.name}\n{path.read_text(errors='replace')[-20_000:]}" for path in logs]
         (self.arguments.out / LOGS).write_text("\n".join(ends))
