@@ -104,6 +104,16 @@ __global__ void count_positive(Arrays a) {
   if (threadIdx.x == 0) atomicAdd(a.counter, static_cast<unsigned>(count));
 }
 
+// Threads that write the same value to the same place.
+__global__ void same_value(Arrays a) {
+  __shared__ int positive;
+  if (threadIdx.x == 0) positive = 0;
+  __syncthreads();
+  if (my_value(a) > 0) positive = 1;
+  __syncthreads();
+  put(a, static_cast<float>(positive));
+}
+
 // Wrong ones that give different bits under different schedules -------------------------------------------------------
 
 __global__ void missing_barrier(Arrays a) {
@@ -173,6 +183,14 @@ __global__ void lost_updates(Arrays a) {
   total += my_value(a);
   __syncthreads();
   put(a, total);
+}
+
+// Within a warp; the last write wins.
+__global__ void last_write(Arrays a) {
+  __shared__ float last;
+  if (threadIdx.x < kWarpSize) last = my_value(a) * static_cast<float>(threadIdx.x);
+  __syncthreads();
+  put(a, last);
 }
 
 __global__ void lost_updates_between_blocks(Arrays a) {
@@ -292,6 +310,7 @@ extern "C" __attribute__((visibility("default"))) const char* run_kernel(const c
   RUN(warp_scan, plain);
   RUN(pairs, plain);
   RUN(count_positive, plain);
+  RUN(same_value, plain);
   RUN(missing_barrier, plain);
   RUN(missing_barrier_before_reuse, plain);
   RUN(missing_syncwarp, plain);
@@ -301,6 +320,7 @@ extern "C" __attribute__((visibility("default"))) const char* run_kernel(const c
   RUN(shuffle_from_outside_the_mask, plain);
   RUN(order_of_blocks, plain);
   RUN(lost_updates, plain);
+  RUN(last_write, plain);
   RUN(lost_updates_between_blocks, plain);
   RUN(read_while_others_add, plain);
   RUN(divergent_barrier, plain);

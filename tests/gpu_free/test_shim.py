@@ -60,6 +60,7 @@ def test_right_kernels(shim: Shim, schedule: str) -> None:
         "warp_scan": by(WARP).cumsum(1).ravel()[:NUMBERS],
         "compaction": np.pad(positive, (0, NUMBERS - len(positive))),
         "pairs": np.repeat(by(2).sum(1), 2)[:NUMBERS],
+        "same_value": np.repeat((by(THREADS) > 0).any(1), THREADS)[:NUMBERS],
     }
     for kernel, out in expected.items():
         result = run(shim, kernel, schedule)
@@ -140,6 +141,7 @@ RACES = {
     "missing_syncwarp": ("shared", "put(a, values[threadIdx.x ^ 1]);"),
     "missing_grid_barrier": ("global", "put(a, static_cast<float>(load(a.counter)));"),
     "lost_updates": ("shared", "total += my_value(a);"),
+    "last_write": ("shared", "last = my_value(a)"),
     "lost_updates_between_blocks": ("global", "store(a.counter, load(a.counter) + 1);"),
     "read_while_others_add": ("shared", "put(a, total > 0 ? 1.0f : 0.0f);"),
 }
@@ -156,7 +158,7 @@ def test_races_are_reported(watched: Shim, kernel: str) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_right_kernels_have_no_races(watched: Shim, schedule: str) -> None:
-    for kernel in ("block_sum", "warp_scan", "compaction", "pairs", "count_positive"):
+    for kernel in ("block_sum", "warp_scan", "compaction", "pairs", "count_positive", "same_value"):
         assert run(watched, kernel, schedule).error is None
 
 

@@ -59,6 +59,7 @@ void check_guard_zones(Block& block, std::size_t bytes) {
 void run_thread(void* argument) {
   Thread& thread = *static_cast<Thread*>(argument);
   (*current.body)();
+  settle_doubtful_write();
   thread.state = State::kReturned;
   ++thread.block->returned;
 }
@@ -220,7 +221,7 @@ int block_barrier(const char* operation, bool predicate, const Where& where) {
       block.make_runnable(thread);
     }
   }
-  Fiber::suspend();
+  end_turn();
   return block.true_predicates;
 }
 
@@ -242,11 +243,16 @@ void grid_barrier(const Where& where) {
       for (Thread& thread : block->threads) block->make_runnable(thread);
     }
   }
+  end_turn();
+}
+
+void end_turn() {
+  settle_doubtful_write();
   Fiber::suspend();
 }
 
 void maybe_preempt() {
-  if (current.running != nullptr && schedule.one_in(8)) Fiber::suspend();
+  if (current.running != nullptr && schedule.one_in(8)) end_turn();
 }
 
 }  // namespace mdlm_fast::shim

@@ -58,7 +58,9 @@ constexpr std::size_t kStackBytes = 128 * 1024;
 // Where fibers are resumed from. One OS thread at a time launches (block.cpp), so one of each is enough.
 Fiber* running = nullptr;
 void* resumer_stack_pointer = nullptr;
-std::map<const char*, const char*> stacks;  // lowest byte, end
+
+// Lowest byte and end of every stack. Never destroyed: fibers are when the process ends, in an order of their own.
+auto& stacks = *new std::map<const char*, const char*>;
 #if defined(__SANITIZE_ADDRESS__)
 const void* resumer_base = nullptr;
 std::size_t resumer_bytes = 0;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 #include "threads.h"
 
@@ -60,13 +61,11 @@ void remember(Accesses& accesses, const Thread& thread, const void* instruction)
 }
 
 std::string describe(const char* what, const Accesses& accesses) {
-  std::string who = "several warps";
-  if (!accesses.several_warps) {
-    who = "warp " + std::to_string(accesses.warp) + ", lanes";
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (accesses.lanes >> lane & 1) who += " " + std::to_string(lane);
-  }
-  return std::string(what) + " by block " + std::to_string(accesses.block) + ", " + who + ", last at " +
+  std::vector<unsigned> threads;
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if (accesses.lanes >> lane & 1) threads.push_back(accesses.warp * 32 + lane);
+  const std::string who = accesses.several_warps ? "several warps" : "threads " + ranges(threads);
+  return std::string(what) + " by the block that ran as number " + std::to_string(accesses.block) + ", " + who + ", last at " +
          source_of(accesses.instruction);
 }
 
@@ -79,6 +78,14 @@ const char* name(Access access) {
   return "";
 }
 
+[[noreturn]] void fail_race(Access access, const void* address, unsigned bytes, const void* instruction,
+                            const char* other, const Accesses& earlier) {
+  fail(std::string("race in ") + (in_shared_memory(address) ? "shared" : "global") + " memory: " + name(access) +
+           " of " + std::to_string(bytes) + " bytes at " + source_of(instruction) +
+           ", and, with no barrier between, " + describe(other, earlier),
+       current.running->where);
+}
+
 }  // namespace
 
 void WarpOrder::synchronise(std::uint32_t mask) {
@@ -88,30 +95,34 @@ void WarpOrder::synchronise(std::uint32_t mask) {
       if (mask >> a & 1 && mask >> b & 1) seen[a][b] = clock;
 }
 
+void settle_doubtful_write() {
+  DoubtfulWrite write = current.running->doubtful_write;
+  if (write.address == nullptr) return;
+  current.running->doubtful_write.address = nullptr;
+  if (std::memcmp(write.address, write.before.data(), write.bytes) != 0)
+    fail_race(Access::kWrite, write.address, write.bytes, write.instruction, "a write", write.earlier);
+}
+
 void note_access(Access access, const void* address, unsigned bytes, const void* instruction) {
   if (current.running == nullptr) return;
-  const Thread& thread = *current.running;
+  settle_doubtful_write();
+  Thread& thread = *current.running;
   const bool shared = in_shared_memory(address);
   if (!shared && Fiber::on_any_stack(address)) return;
   Shadow& shadow = shared ? thread.block->shadow : current.shadow;
   for (unsigned i = 0; i < bytes; ++i) {
     ByteHistory& history = shadow.at(reinterpret_cast<std::uintptr_t>(address) + i);
-    const char* other = nullptr;
-    const Accesses* earlier = nullptr;
-    const auto against = [&](const Accesses& accesses, const char* what) {
-      if (earlier == nullptr && unordered(accesses, thread)) {
-        earlier = &accesses;
-        other = what;
-      }
+    const auto against = [&](const Accesses& earlier, const char* what) {
+      if (unordered(earlier, thread)) fail_race(access, address, bytes, instruction, what, earlier);
     };
-    against(history.writes, "a write");
     if (access != Access::kAtomic) against(history.atomics, "an atomic");
     if (access != Access::kRead) against(history.reads, "a read");
-    if (earlier != nullptr) {
-      const std::string memory = shared ? "shared" : "global";
-      fail("race in " + memory + " memory: " + name(access) + " of " + std::to_string(bytes) + " bytes at " +
-               source_of(instruction) + ", and, with no barrier between, " + describe(other, *earlier),
-           thread.where);
+    if (access != Access::kWrite || bytes > thread.doubtful_write.before.size()) {
+      against(history.writes, "a write");
+    } else if (unordered(history.writes, thread)) {
+      DoubtfulWrite& write = thread.doubtful_write;
+      write = {static_cast<const unsigned char*>(address), bytes, {}, history.writes, instruction};
+      std::memcpy(write.before.data(), address, bytes);
     }
     remember(access == Access::kRead ? history.reads : access == Access::kWrite ? history.writes : history.atomics,
              thread, instruction);

@@ -1,5 +1,5 @@
-// Races: two accesses to one byte, one of them a write and not both atomic, that no barrier orders. Seen in kernels
-// that were compiled with -fsanitize=thread: the compiler then announces every load and store, to race.cpp instead of
+// Races: two accesses to one byte, one of them a write and not both atomic, that no barrier orders; but not two writes
+// of the same value. Seen in kernels that were compiled with -fsanitize=thread: the compiler then announces every load and store, to race.cpp instead of
 // to the sanitizer's own library, which knows nothing of fibers.
 //
 // What orders: __syncthreads and its variants the threads of a block, grid_barrier all threads, __syncwarp the lanes
@@ -57,7 +57,18 @@ inline bool watching_races = false;
 
 enum class Access { kRead, kWrite, kAtomic };
 
+// A write that another write races with: the next announcement finds out whether it changed the value.
+struct DoubtfulWrite {
+  const unsigned char* address = nullptr;  // null: none
+  unsigned bytes = 0;
+  std::array<unsigned char, 16> before{};
+  Accesses earlier;
+  const void* instruction = nullptr;
+};
+
 // By the running thread, if there is one; `instruction` is where. Fails the launch if it races.
 void note_access(Access access, const void* address, unsigned bytes, const void* instruction);
+// Called before another thread may run.
+void settle_doubtful_write();
 
 }  // namespace mdlm_fast::shim

@@ -23,19 +23,6 @@ std::string activity(const Thread& thread) {
   return (thread.state == State::kRunnable ? "run, last seen in " : "wait in ") + place;
 }
 
-// "0-31, 40".
-std::string ranges(const std::vector<unsigned>& numbers) {
-  std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t j = i;
-    while (j + 1 < numbers.size() && numbers[j + 1] == numbers[j] + 1) ++j;
-    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
-    if (j > i) text += "-" + std::to_string(numbers[j]);
-    i = j + 1;
-  }
-  return text;
-}
-
 // What all threads of a block do, those that do the same together.
 std::string describe_block(const Block& block) {
   std::map<std::string, std::vector<unsigned>> groups;
@@ -54,6 +41,18 @@ const char* headline(const Block& block) {
 }
 
 }  // namespace
+
+std::string ranges(const std::vector<unsigned>& numbers) {
+  std::string text;
+  for (std::size_t i = 0; i < numbers.size();) {
+    std::size_t j = i;
+    while (j + 1 < numbers.size() && numbers[j + 1] == numbers[j] + 1) ++j;
+    text += (text.empty() ? "" : ", ") + std::to_string(numbers[i]);
+    if (j > i) text += "-" + std::to_string(numbers[j]);
+    i = j + 1;
+  }
+  return text;
+}
 
 std::string text_of(const Where& where) {
   const char* name = std::strrchr(where.file_name(), '/');

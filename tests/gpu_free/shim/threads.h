@@ -30,6 +30,7 @@ struct Thread {
   std::uint32_t mask = 0;
   WarpLane lane{};
   bool predicate = false;
+  DoubtfulWrite doubtful_write;
 };
 
 struct Block {
@@ -94,5 +95,9 @@ bool same_place(const Thread& a, const Thread& b);
 // What the threads of the blocks alive wait for, when none of them can run.
 std::string describe_deadlock(const Launch& launch);
 std::string describe_thread(const Thread& thread);
+std::string ranges(const std::vector<unsigned>& numbers);  // "0-31, 40" of ascending ones
+
+// Ends the running thread's turn.
+void end_turn();
 
 }  // namespace mdlm_fast::shim

@@ -111,7 +111,7 @@ std::uint64_t warp_exchange(const char* name, WarpOperation operation, std::uint
     for (unsigned other = 0; other < 32; ++other)
       if (mask >> other & 1) block.make_runnable(block.threads[first + other]);
   }
-  Fiber::suspend();
+  end_turn();
   return self.lane.result;
 }
 
