@@ -24,7 +24,7 @@ from mdlm_fast.kernels.row_logits import (
 from mdlm_fast.kernels.rows import TILE, row_layout, row_offset
 from mdlm_fast.kernels.tile import SMALLEST_TEMPERATURE, exponent_scale
 
-LARGEST_BLOCK = 16384
+LARGEST_BLOCK = 8192
 KEY_OF_LOWEST: tl.constexpr = tl.constexpr(0x00800000)  # of -FLT_MAX
 SIGN: tl.constexpr = tl.constexpr(0x80000000)
 
