@@ -62,7 +62,8 @@ __device__ __forceinline__ TileDraw draw_tile(const float* records, int tiles, f
 // The first column of a tile whose cumulative mass exceeds `residual`, else the last with mass; -1 if none has any.
 // Masses are relative to `best`, formed as the tile's mass was.
 template <class Element>
-__device__ __forceinline__ int draw_column(const Tile<Element>& tile, float best, float scale, double residual, int lane) {
+__device__ __forceinline__ int draw_column(const Tile<Element>& tile, float best, float scale, double residual,
+                                           int lane) {
   using Registers = Tile<Element>;
   double start = 0.0;
   int last = -1;

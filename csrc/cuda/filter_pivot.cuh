@@ -6,12 +6,14 @@
 // far, then the bin in which the sum from the top reaches what is wanted. Masses are whole numbers, so that a histogram
 // does not depend on the order of its atomic additions.
 //
-// Logits that cannot be a pivot are left out by one comparison, usually almost all: with k tiles or more, the k-th
-// largest of the tiles' best candidates is below no pivot of top-k; and all logits below best + T log((1 - p) total / V)
-// together hold less than 1 - p.
+// Logits that cannot be a pivot are left out by one comparison, usually almost all: with k tiles or more, no pivot of
+// top-k is below the k-th largest of the tiles' best candidates; and the logits below best + T log((1 - p) total / V)
+// hold less than 1 - p together.
 #pragma once
 
-#include "draw_token.cuh"
+#include "finish_row.cuh"
+#include "score_source.cuh"
+#include "tile_statistics.cuh"
 
 namespace mdlm_fast::cuda {
 
@@ -72,7 +74,7 @@ __device__ __forceinline__ double candidate_mass(const float* records, int tiles
   return warp_sum(sum);
 }
 
-// The k-th largest of the tiles' best candidates, in all threads; -inf where there are fewer or too many tiles to compare.
+// The k-th largest of the tiles' best candidates, in all threads; -inf where there are fewer or too many to compare.
 __device__ __forceinline__ float best_of_rank(PivotMemory& memory, const float* records, int tiles, std::int64_t k) {
   if (k > tiles || tiles > kBins) return -kInfinity;
   const int threads = static_cast<int>(blockDim.x);

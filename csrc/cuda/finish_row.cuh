@@ -1,7 +1,7 @@
-// A row from the records of its tiles, by one warp: the merge of mdlm_fast/ops/reference/_tiles.py, in double precision.
+// A row from the records of its tiles, by one warp: the merge of mdlm_fast/ops/reference/_tiles.py, in fp64.
 //
-// Each lane takes a run of consecutive tiles in order of ids; lanes add up by pairs at distances 16, 8, 4, 2, 1. The order
-// depends on the number of tiles alone. All lanes hold every result.
+// Each lane takes a run of consecutive tiles in order of ids; lanes add up by pairs at distances 16, 8, 4, 2, 1. The
+// order depends on the number of tiles alone. All lanes hold every result.
 #pragma once
 
 #include "../common/ordered_key.h"
@@ -119,8 +119,8 @@ struct TemperedRow {
   double temperature;
 };
 
-// What is reported of a row whose token is chosen. `records` holds the plain distribution; a moment is of the plain or of
-// the tempered one, as stats_tempered says.
+// What is reported of a row whose token is chosen. `records` holds the plain distribution; a moment is of the plain or
+// of the tempered one, as stats_tempered says.
 __device__ __forceinline__ RowScore describe(const FinishOptions& options, const float* records, int tiles,
                                              const RowMaxima& maxima, const TemperedRow& tempered, std::int64_t token,
                                              float logit, int lane) {

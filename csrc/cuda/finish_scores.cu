@@ -1,44 +1,44 @@
 #include "finish_scores.cuh"
 
+#include <algorithm>
+
 #include "launch.cuh"
 
 namespace mdlm_fast::cuda {
 namespace {
 
-constexpr int kMostFilterThreads = 512;
+constexpr int kMostRescoreWarps = 16;
 
 template <class Stored, Reading kReading>
-cudaError_t choose(const FinishScoresParams& params, cudaStream_t stream) {
+cudaError_t launch_kernels(const FinishScoresParams& params, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(params.source.capacity));
-  if (!needs_workspace(params)) return launch(finish_sampled_kernel<Stored, kReading>, {grid, 32}, stream, params);
-  const int threads = params.source.tiles * kWarpSize < kMostFilterThreads ? params.source.tiles * kWarpSize
-                                                                            : kMostFilterThreads;
-  return launch(finish_filtered_kernel<Stored, kReading>, {grid, threads}, stream, params);
-}
-
-template <class Stored>
-cudaError_t choose(const FinishScoresParams& params, cudaStream_t stream) {
-  return params.source.guidance.data != nullptr ? choose<Stored, Reading::kGuided>(params, stream)
-                                                : choose<Stored, Reading::kEither>(params, stream);
+  if (workspace_floats(params) > 0) {
+    const int threads = std::min(kMostRescoreWarps, params.source.tiles) * kWarpSize;
+    const cudaError_t error = launch(rescore_rows_kernel<Stored, kReading>, {grid, threads}, stream, params);
+    if (error != cudaSuccess) return error;
+  }
+  return launch(finish_kernel<Stored, kReading>, {grid, kWarpSize}, stream, params);
 }
 
 }  // namespace
 
-bool needs_workspace(const FinishScoresParams& params) {
+std::int64_t workspace_floats(const FinishScoresParams& params) {
   const FinishOptions& options = params.options;
   const bool filtered = options.filtered && (options.sample || options.needs_tempered);
-  return filtered || (options.needs_tempered && params.source.normalize_all && params.tempered_rest == nullptr);
+  const bool unknown = options.needs_tempered && params.source.normalize_all && params.tempered_rest == nullptr;
+  return filtered || unknown ? params.source.capacity * (std::int64_t{params.source.tiles} * kPartialFields + 1) : 0;
 }
 
 cudaError_t finish_scores(const FinishScoresParams& params, cudaStream_t stream) {
-  if (!params.options.sample && !needs_workspace(params)) {
+  if (!params.options.sample && workspace_floats(params) == 0) {
     const dim3 grid(static_cast<unsigned>(params.source.capacity));
-    return launch(finish_greedy_kernel, {grid, 32}, stream, params);
+    return launch(finish_greedy_kernel, {grid, kWarpSize}, stream, params);
   }
+  if (params.source.guidance.data != nullptr) return launch_kernels<AnyElement, Reading::kGuided>(params, stream);
   switch (params.source.type) {
-    case ElementType::kFloat32: return choose<float>(params, stream);
-    case ElementType::kBFloat16: return choose<bfloat16>(params, stream);
-    default: return choose<float16>(params, stream);
+    case ElementType::kFloat32: return launch_kernels<float, Reading::kEither>(params, stream);
+    case ElementType::kBFloat16: return launch_kernels<bfloat16, Reading::kEither>(params, stream);
+    default: return launch_kernels<float16, Reading::kEither>(params, stream);
   }
 }
 

@@ -1,4 +1,4 @@
-// From the statistics of tiles to token, log-probabilities, margin and entropy: parameters and launcher of finish_scores.
+// From the statistics of tiles to token, log-probabilities, margin and entropy: parameters and launcher.
 #pragma once
 
 #include "score_partials.h"
@@ -36,13 +36,14 @@ struct FinishScoresParams {
   const std::int64_t* seeds;         // [B]
   const std::int32_t* step;          // [1] or [B]
   int step_stride;                   // 0 for [1], 1 for [B]
-  float* workspace;                  // [C, tiles, 8] if needs_workspace, 16-byte aligned
+  float* workspace;                  // [workspace_floats], 16-byte aligned
   std::int64_t* token;               // [C]
   float *logp, *logp_tempered, *margin, *entropy;  // [C] each, null where not asked for
 };
 
-// Whether tiles are scored a second time, over what the filters keep or for a tempered normaliser that is not known.
-bool needs_workspace(const FinishScoresParams& params);
+// Room for the records of tiles that are scored a second time, over what the filters keep or for a tempered normaliser
+// that is not known, and for the filters' pivots; 0 where that is not needed.
+std::int64_t workspace_floats(const FinishScoresParams& params);
 
 cudaError_t finish_scores(const FinishScoresParams& params, cudaStream_t stream);
 

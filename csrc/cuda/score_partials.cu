@@ -18,7 +18,6 @@ cudaError_t launch_kernel(const ScorePartialsParams& params, cudaStream_t stream
 
 template <class Stored>
 cudaError_t choose(const ScorePartialsParams& params, cudaStream_t stream) {
-  if (params.source.guidance.data != nullptr) return launch_kernel<Stored, Reading::kGuided, true>(params, stream);
   if (!params.source.logits.aligned) return launch_kernel<Stored, Reading::kUnaligned, true>(params, stream);
   return params.moment ? launch_kernel<Stored, Reading::kAligned, true>(params, stream)
                        : launch_kernel<Stored, Reading::kAligned, false>(params, stream);
@@ -27,6 +26,7 @@ cudaError_t choose(const ScorePartialsParams& params, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t score_partials(const ScorePartialsParams& params, cudaStream_t stream) {
+  if (params.source.guidance.data != nullptr) return launch_kernel<AnyElement, Reading::kGuided, true>(params, stream);
   switch (params.source.type) {
     case ElementType::kFloat32: return choose<float>(params, stream);
     case ElementType::kBFloat16: return choose<bfloat16>(params, stream);

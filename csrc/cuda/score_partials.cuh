@@ -7,19 +7,20 @@ namespace mdlm_fast::cuda {
 
 // Grid: (C, tiles / warps of a block).
 template <class Stored, Reading kReading, bool kMoment>
-__global__ void __launch_bounds__(128, sizeof(RegisterType<Stored, kReading>) == 2 ? 7 : 3) score_partials_kernel(const ScorePartialsParams params) {
+__global__ void __launch_bounds__(128, sizeof(Stored) == 2 ? 7 : 3)
+    score_partials_kernel(const ScorePartialsParams params) {
   const ScoreSource& source = params.source;
   const int lane = static_cast<int>(threadIdx.x % kWarpSize);
   const unsigned slot = blockIdx.x;
   const int j = static_cast<int>((blockIdx.y * blockDim.x + threadIdx.x) / kWarpSize);
   if (j >= source.tiles) return;
   const unsigned index = slot * source.tiles + j;
-  const std::int32_t row = load_constant(source.rows + slot);
+  const std::int32_t row = load_uniform(source.rows + slot);
   if (row < 0) {
     if (lane == 0) store_partial(params.partials + std::size_t{index} * kPartialFields, empty_partial());
     return;
   }
-  const float t = unit_temperature(load_constant(source.temperature + load_constant(source.row_sequence + slot)));
+  const float t = unit_temperature(load_uniform(source.temperature + load_uniform(source.row_sequence + slot)));
   const StatisticsRequest request{t, params.mass && t != 1.0f, params.tempered_moment, params.second};
   score_tile<kMoment, false>(RowReader<Stored, kReading>(source, slot, row), source, j, request, -kInfinity,
                              {params.partials, params.tempered_rest, index}, lane);

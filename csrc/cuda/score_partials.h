@@ -30,7 +30,7 @@ struct ScoreSource {
   int num_forbidden;
   bool normalize_all;                // ids that are no candidates stay in the normaliser
   LogitRows guidance;                // data null: none
-  float guidance_scale;
+  float own_scale, guidance_scale;   // s + 1 and s of (s + 1) logits - s guidance
   std::int64_t capacity;             // C
   const std::int32_t* rows;          // [C], -1 = padding
   const std::int32_t* guidance_rows; // [C]

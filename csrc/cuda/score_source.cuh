@@ -9,9 +9,6 @@ namespace mdlm_fast::cuda {
 // kAligned and kUnaligned read the rows where they lie, kEither finds out which; kGuided combines two rows into fp32.
 enum class Reading { kAligned, kUnaligned, kEither, kGuided };
 
-template <class Stored, Reading kReading>
-using RegisterType = std::conditional_t<kReading == Reading::kGuided, float, Stored>;
-
 template <class Stored>
 __device__ __forceinline__ const Stored* row_of(const LogitRows& rows, std::int32_t r) {
   const Stored* data = static_cast<const Stored*>(rows.data);
@@ -30,44 +27,83 @@ __device__ __forceinline__ float unit_temperature(float temperature) {
   return temperature > 0.0f ? fmaxf(temperature, 1e-30f) : 1.0f;
 }
 
-// One row of the source.
+__device__ __forceinline__ int columns_of_tile(int width, int tile) {
+  return min(width - tile * kTileColumns, kTileColumns);
+}
+
+// One row of the source, as it is stored.
 template <class Stored, Reading kReading>
 struct RowReader {
-  using Element = RegisterType<Stored, kReading>;
-  using Registers = Tile<Element>;
+  using Element = Stored;
+  using Registers = Tile<Stored>;
 
-  const Stored* logits;    // [V]
-  const Stored* guidance;  // [V], where kGuided
-  float scale;
+  const Stored* logits;  // [V]
   int width;
   bool aligned;
 
-  __device__ __forceinline__ RowReader(const ScoreSource& source, unsigned slot, std::int32_t row)
-      : logits(row_of<Stored>(source.logits, row)),
-        guidance(nullptr),
-        scale(source.guidance_scale),
-        width(source.width),
-        aligned(source.logits.aligned) {
-    if constexpr (kReading == Reading::kGuided)
-      guidance = row_of<Stored>(source.guidance, load_constant(source.guidance_rows + slot));
+  __device__ __forceinline__ RowReader(const ScoreSource& source, unsigned, std::int32_t row)
+      : logits(row_of<Stored>(source.logits, row)), width(source.width), aligned(source.logits.aligned) {}
+
+  __device__ __forceinline__ int count(int tile) const { return columns_of_tile(width, tile); }
+
+  __device__ __forceinline__ void load(Registers& registers, int tile, int lane) const {
+    if (kReading == Reading::kAligned || (kReading == Reading::kEither && aligned))
+      load_tile(registers, logits + tile * kTileColumns, count(tile), lane);
+    else
+      load_unaligned_tile(registers, logits + tile * kTileColumns, count(tile), lane);
   }
 
-  __device__ __forceinline__ int count(int tile) const { return min(width - tile * kTileColumns, kTileColumns); }
+  __device__ __forceinline__ float value(int column) const { return widen(load_constant(logits + column)); }
+};
+
+// The type of elements that is known at run time alone.
+struct AnyElement {};
+
+// One row after guidance. All types share the code, as it holds fp32 however they are stored.
+template <>
+struct RowReader<AnyElement, Reading::kGuided> {
+  using Element = float;
+  using Registers = Tile<float>;
+
+  const ScoreSource& source;
+  std::int32_t row, guidance_row;
+
+  __device__ __forceinline__ RowReader(const ScoreSource& from, unsigned slot, std::int32_t r)
+      : source(from), row(r), guidance_row(load_uniform(from.guidance_rows + slot)) {}
+
+  // Calls body(logits, guidance) with the two rows, [V] each, as what they are.
+  template <class Body>
+  __device__ __forceinline__ void with_rows(Body&& body) const {
+    switch (source.type) {
+      case ElementType::kFloat32: return call<float>(body);
+      case ElementType::kBFloat16: return call<bfloat16>(body);
+      default: return call<float16>(body);
+    }
+  }
+
+  __device__ __forceinline__ int count(int tile) const { return columns_of_tile(source.width, tile); }
 
   __device__ __forceinline__ void load(Registers& registers, int tile, int lane) const {
     const int first = tile * kTileColumns;
-    if constexpr (kReading == Reading::kGuided)
-      load_guided_tile(registers, logits + first, guidance + first, scale, count(tile), lane);
-    else if (kReading == Reading::kAligned || (kReading == Reading::kEither && aligned))
-      load_tile(registers, logits + first, count(tile), lane);
-    else
-      load_unaligned_tile(registers, logits + first, count(tile), lane);
+    with_rows([&](const auto* logits, const auto* guidance) {
+      load_guided_tile(registers, logits + first, guidance + first, weights(), count(tile), lane);
+    });
   }
 
   __device__ __forceinline__ float value(int column) const {
-    const float z = widen(load_constant(logits + column));
-    if constexpr (kReading == Reading::kGuided) return guided(z, widen(load_constant(guidance + column)), scale);
+    float z = 0.0f;
+    with_rows([&](const auto* logits, const auto* guidance) {
+      z = weights()(widen(load_constant(logits + column)), widen(load_constant(guidance + column)));
+    });
     return z;
+  }
+
+ private:
+  __device__ __forceinline__ Guidance weights() const { return {source.own_scale, source.guidance_scale}; }
+
+  template <class Stored, class Body>
+  __device__ __forceinline__ void call(Body&& body) const {
+    body(row_of<Stored>(source.logits, row), row_of<Stored>(source.guidance, guidance_row));
   }
 };
 

@@ -14,7 +14,8 @@ struct PartialPlace {
   unsigned index;        // into both
 };
 
-// Scores tile j of a row. kFiltered: candidates below `pivot` are removed, and the record's rest is the tempered one.
+// Scores tile j of a row. kFiltered: candidates below `pivot` are removed, and the record is of the tempered
+// distribution.
 //
 // Where the normaliser holds more than the candidates the tile is read twice: first for the normaliser, then for the
 // candidates. That is rare, as few tiles have ids that are no candidates; what the second pass writes is written again,
@@ -36,8 +37,12 @@ __device__ __forceinline__ void score_tile(const Reader& reader, const ScoreSour
       remove_numbers(tile, excluded.mask,
                      [&](float z, bool out) { return out ? candidates_only : kFiltered && z < pivot; });
 
-    const TileStatistics found = tile_statistics<kMoment>(tile, request, lane);
-    const float best = found.maximum.value, rest = kFiltered ? found.tempered_rest : found.rest;
+    TileStatistics found;
+    if constexpr (kFiltered)
+      found = tempered_statistics(tile, request.temperature, lane);
+    else
+      found = tile_statistics<kMoment>(tile, request, lane);
+    const float best = found.maximum.value;
     const bool none = best == -kInfinity || found.maximum.lane < 0;
     const std::int32_t id = none ? -1 : first_id + found.maximum.template column<Registers>();
     if (lane == 0) {
@@ -45,7 +50,8 @@ __device__ __forceinline__ void score_tile(const Reader& reader, const ScoreSour
       if (again) {
         store_candidates(record, best, id, found.maximum.second, found.tempered_rest);
       } else {
-        store_partial(record, {best, id, best, id, found.maximum.second, rest, found.tempered_rest, found.moment});
+        store_partial(record, {best, id, best, id, found.maximum.second, found.rest, found.tempered_rest,
+                               found.moment});
         if (place.tempered_rest != nullptr) store(place.tempered_rest + place.index, found.tempered_rest);
       }
     }

@@ -1,8 +1,8 @@
 // A canonical tile of a row of logits, held in the registers of one warp.
 //
-// A tile is 2048 columns. Lane l holds, as vector v, the kPerVector columns from (32 v + l) kPerVector on, in the type of
-// storage, two to a word where that has 16 bits. The layout depends on nothing but the type, so a sum over a tile has one
-// order wherever the row lies. Columns that do not exist or do not count hold -inf.
+// A tile is 2048 columns. Lane l holds, as vector v, the kPerVector columns from (32 v + l) kPerVector on, in the type
+// of storage, two to a word where that has 16 bits. The layout depends on nothing but the type, so a sum over a tile
+// has one order wherever the row lies. Columns that do not exist or do not count hold -inf.
 #pragma once
 
 #include "memory.cuh"
@@ -15,7 +15,9 @@ struct Tile {
   static constexpr int kVectors = kTileColumns / (kWarpSize * kPerVector);
   Vector vectors[kVectors];
 
-  __device__ __forceinline__ static int column(int vector, int lane) { return (vector * kWarpSize + lane) * kPerVector; }
+  __device__ __forceinline__ static int column(int vector, int lane) {
+    return (vector * kWarpSize + lane) * kPerVector;
+  }
 };
 
 template <class Element>
@@ -65,7 +67,8 @@ __device__ __forceinline__ std::uint32_t bits_of(Element x) {
 
 template <class Element>
 __device__ __forceinline__ Vector minus_infinities() {
-  constexpr std::uint32_t kBits = kMinusInfinityBits<Element>, kWord = sizeof(Element) == 4 ? kBits : kBits | kBits << 16;
+  constexpr std::uint32_t kBits = kMinusInfinityBits<Element>;
+  constexpr std::uint32_t kWord = sizeof(Element) == 4 ? kBits : kBits | kBits << 16;
   return {{kWord, kWord, kWord, kWord}};
 }
 
@@ -81,8 +84,8 @@ __device__ __forceinline__ void at_vector(unsigned vector, Body&& body) {
     at_vector<kMiddle, kEnd>(vector, body);
 }
 
-// The tile whose first column is at `columns`, 16-byte aligned, of which `count` exist. All vectors are asked for before
-// any is used.
+// The tile whose first column is at `columns`, 16-byte aligned, of which `count` exist. All vectors are asked for
+// before any is used.
 template <class Element>
 __device__ __forceinline__ void load_tile(Tile<Element>& tile, const Element* columns, int count, int lane) {
   using Registers = Tile<Element>;
@@ -126,27 +129,39 @@ __device__ __forceinline__ void load_unaligned_tile(Tile<Element>& tile, const E
   }
 }
 
-// (s + 1) z - s g in fp32, products rounded as the reference rounds them. An id at -inf stays there: -inf - (-inf) would
-// refuse the row for NaN.
-__device__ __forceinline__ float guided(float z, float g, float scale) {
-  return z == -kInfinity ? z : rounded_product(scale + 1.0f, z) - rounded_product(scale, g);
-}
+// What guidance makes of logits z and g: `own` z - `other` g in fp32, products rounded as the reference rounds them. An
+// id at -inf stays there: -inf - (-inf) would refuse the row for NaN.
+struct Guidance {
+  float own, other;  // s + 1 and s, rounded
+  __device__ __forceinline__ float operator()(float z, float g) const {
+    return z == -kInfinity ? z : rounded_product(own, z) - rounded_product(other, g);
+  }
+};
 
-// The tile of guided logits; `columns` and `guidance` may lie anywhere.
+// The tile of guided logits; `columns` and `guidance` may lie anywhere. Four vectors at a time, for less code.
 template <class Element>
 __device__ __forceinline__ void load_guided_tile(Tile<float>& tile, const Element* columns, const Element* guidance,
-                                                 float scale, int count, int lane) {
-  const int first = Tile<float>::column(0, lane), left = count - first;
+                                                 Guidance guided, int count, int lane) {
+  using Registers = Tile<float>;
+  constexpr int kAtOnce = 4, kGroups = Registers::kVectors / kAtOnce;
+#pragma unroll 1
+  for (int group = 0; group < kGroups; ++group) {
+    const int first = Registers::column(group * kAtOnce, lane);
+    Vector vectors[kAtOnce];
 #pragma unroll
-  for (int v = 0; v < Tile<float>::kVectors; ++v)
+    for (int v = 0; v < kAtOnce; ++v)
 #pragma unroll
-    for (int i = 0; i < Tile<float>::kPerVector; ++i) {
-      const int column = Tile<float>::column(v, 0) + i;
-      float z = -kInfinity;
-      if (column < left)
-        z = guided(widen(load_constant(columns + first + column)), widen(load_constant(guidance + first + column)), scale);
-      tile.vectors[v].words[i] = as_bits(z);
-    }
+      for (int i = 0; i < Registers::kPerVector; ++i) {
+        const int column = first + Registers::column(v, 0) + i;
+        float z = -kInfinity;
+        if (column < count) z = guided(widen(load_constant(columns + column)), widen(load_constant(guidance + column)));
+        vectors[v].words[i] = as_bits(z);
+      }
+    at_vector<0, kGroups>(group, [&](auto g) {
+#pragma unroll
+      for (int v = 0; v < kAtOnce; ++v) tile.vectors[decltype(g)::value * kAtOnce + v] = vectors[v];
+    });
+  }
 }
 
 // Which ids are no candidates: those of a list, in any order and perhaps repeated, and those at or above a limit.
@@ -169,9 +184,10 @@ __device__ __forceinline__ ExcludedNumbers excluded_numbers(const Exclusion& exc
   ExcludedNumbers excluded{first_id + count > exclusion.vocab_limit, 0};
   if (excluded.any)
 #pragma unroll 1
-    for (int n = 0; n < Registers::kVectors * Registers::kPerVector; ++n)
-      if (first_id + Registers::column(n / Registers::kPerVector, lane) + n % Registers::kPerVector >= exclusion.vocab_limit)
-        excluded.mask |= std::uint64_t{1} << n;
+    for (int n = 0; n < Registers::kVectors * Registers::kPerVector; ++n) {
+      const int column = Registers::column(n / Registers::kPerVector, lane) + n % Registers::kPerVector;
+      if (first_id + column >= exclusion.vocab_limit) excluded.mask |= std::uint64_t{1} << n;
+    }
 #pragma unroll 1
   for (int k = 0; k < exclusion.num_forbidden; k += kWarpSize) {
     std::uint64_t column = kTileColumns;

@@ -73,9 +73,9 @@ struct TileMaximum {
   }
 };
 
-// Runs body with the integral constant of the first vector in which some lane has `value`, or of the last one if there is
-// none. tree[n] is a lane's maximum over the vectors below node n, which has children 2 n and 2 n + 1; vector v is leaf
-// kVectors + v. All lanes take the same way down.
+// Runs body with the integral constant of the first vector in which some lane has `value`, or of the last one if there
+// is none. tree[n] is a lane's maximum over the vectors below node n, which has children 2 n and 2 n + 1; vector v is
+// leaf kVectors + v. All lanes take the same way down.
 template <class Element, int kNode = 1, class Body>
 __device__ __forceinline__ void at_first_vector(const std::uint32_t (&tree)[2 * Tile<Element>::kVectors], float value,
                                                 Body&& body) {
@@ -177,12 +177,15 @@ struct TileStatistics {
   float moment;         // sum of d exp(d), d = z - maximum, divided by T if so asked
 };
 
+// A maximum to subtract: a tile of -inf alone has sums of 0, not NaN.
+__device__ __forceinline__ float finite(float maximum) { return maximum == -kInfinity ? 0.0f : maximum; }
+
 // All statistics of a tile, whose maximum is taken out. Without kMoment the moment is 0.
 template <bool kMoment, class Element>
 __device__ __forceinline__ TileStatistics tile_statistics(Tile<Element>& tile, const StatisticsRequest& request,
                                                           int lane) {
   const TileMaximum maximum = take_maximum(tile, lane, request.second);
-  const float reference = maximum.value == -kInfinity ? 0.0f : maximum.value;
+  const float reference = finite(maximum.value);
   if (!request.tempered) {
     const TileSums sums = sum_exponentials<true, false, kMoment, false>(tile, reference, kLog2E);
     return {maximum, sums.raw, sums.raw, sums.moment};
@@ -190,10 +193,19 @@ __device__ __forceinline__ TileStatistics tile_statistics(Tile<Element>& tile, c
   const float scale = exponent_scale(request.temperature);
   if (kMoment && request.tempered_moment) {
     const TileSums sums = sum_exponentials<true, true, kMoment, true>(tile, reference, scale);
-    return {maximum, sums.raw, sums.tempered, sums.moment * (scale * kLn2)};
+    return {maximum, sums.raw, sums.tempered, sums.moment / request.temperature};
   }
   const TileSums sums = sum_exponentials<true, true, kMoment, false>(tile, reference, scale);
   return {maximum, sums.raw, sums.tempered, sums.moment};
+}
+
+// Those of the tempered distribution alone, with the same bits; `rest` is the tempered one.
+template <class Element>
+__device__ __forceinline__ TileStatistics tempered_statistics(Tile<Element>& tile, float temperature, int lane) {
+  const TileMaximum maximum = take_maximum(tile, lane, true);
+  const float reference = finite(maximum.value), scale = exponent_scale(temperature);
+  const TileSums sums = sum_exponentials<false, true, true, true>(tile, reference, scale);
+  return {maximum, sums.tempered, sums.tempered, sums.moment / temperature};
 }
 
 }  // namespace mdlm_fast::cuda

@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(128, sizeof(Stored) == 2 ? 7 : 4)
   Registers tile;
   reader.load(tile, j, lane);
   const int first = j * kTileColumns, count = reader.count(j);
-  const std::uint64_t mask = excluded_numbers<Registers>(exclusion_of(source), first, count, lane);
-  if (__any_sync(kFullWarp, mask != 0)) remove_numbers(tile, mask, [](float, bool excluded) { return excluded; });
+  const ExcludedNumbers excluded = excluded_numbers<Registers>(exclusion_of(source), first, count, lane);
+  if (excluded.any) remove_numbers(tile, excluded.mask, [](float, bool out) { return out; });
   const TileMaximum top = take_maximum(tile, lane, false);
   const float reference = top.value == -kInfinity ? 0.0f : top.value;
   const float temperature = unit_temperature(load_uniform(params.temperature + score * params.temperature_stride));

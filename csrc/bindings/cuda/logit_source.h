@@ -62,6 +62,7 @@ inline cuda::ScoreSource score_source(const Tensor& logits, const Tensor& rows, 
   if (guidance) {
     STD_TORCH_CHECK(guidance_rows.has_value(), "mdlm_fast: guidance needs guidance_rows");
     source.guidance = logit_rows(*guidance, logits.scalar_type(), width);
+    source.own_scale = static_cast<float>(guidance_scale + 1.0);
     source.guidance_scale = static_cast<float>(guidance_scale);
     source.guidance_rows = pointer<int32_t>(*guidance_rows, ScalarType::Int, capacity, "guidance_rows");
   }

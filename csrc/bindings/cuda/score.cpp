@@ -50,7 +50,7 @@ Scores launch_finish(const ScoreSource& source, const FinishOptions& options, co
   params.logp_tempered = floats(std::get<2>(scores));
   params.margin = floats(std::get<3>(scores));
   params.entropy = floats(std::get<4>(scores));
-  const Tensor workspace = new_floats(rows, {cuda::needs_workspace(params) ? capacity : 0, source.tiles, 8});
+  const Tensor workspace = new_floats(rows, {cuda::workspace_floats(params)});
   params.workspace = floats(workspace);
   check_launch(cuda::finish_scores(params, stream), "finish_scores");
   return scores;
@@ -76,8 +76,8 @@ Scores finish_scores(Tensor partials, OptionalTensor logits, OptionalTensor hidd
                      Tensor seeds, Tensor step, OptionalTensor forbidden_ids, OptionalTensor guidance_logits,
                      OptionalTensor guidance_rows, double guidance_scale, int64_t vocab_limit, int64_t top_k,
                      double top_p, bool sample, bool normalize_all, bool stats_tempered, int64_t stats) {
-  STD_TORCH_CHECK(logits.has_value(), "mdlm_fast: finish_scores on CUDA cannot form logits again from hidden states and "
-                                      "weight: pass logits");
+  STD_TORCH_CHECK(logits.has_value(),
+                  "mdlm_fast: finish_scores on CUDA cannot form logits again from hidden and weight: pass logits");
   const DeviceScope scope(*logits);
   const ScoreSource source = score_source(*logits, rows, row_sequence, temperature, forbidden_ids, guidance_logits,
                                           guidance_rows, guidance_scale, 0, vocab_limit, normalize_all);
