@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mdlm_fast.kernels.finish_scores import log1p
 from mdlm_fast.kernels.row_logits import (
     Candidates,
     RowLogits,
@@ -28,15 +29,7 @@ from mdlm_fast.kernels.tile import LEAST_EXPONENT
 
 FIELDS: tl.constexpr = tl.constexpr(8)  # of a tile's record and of a score's terms
 SCORES = 128  # scores a program of `score_terms` takes
-GRADIENT_WARPS = 4  # a tile is then 16 columns a thread
-
-
-@triton.jit
-def log1p(x):
-    """log(1 + x) of an fp64 scalar or block, x >= 0 and finite: the error of rounding 1 + x is divided out."""
-    u = 1.0 + x
-    tiny = u == 1.0
-    return tl.where(tiny, x, tl.log(u) * (x / tl.where(tiny, 1.0, u - 1.0)))
+GRADIENT_WARPS = 2  # 32 columns a thread: what a program does before its first column counts less
 
 
 @triton.jit
@@ -76,7 +69,7 @@ def merge_kernel(
         t = tl.load(temperature + score * temperature_stride).to(tl.float64)
         tile = tl.arange(0, BLOCK)
         inside = tile < tiles
-        record = partials + (score.to(tl.int64) * tiles + tile) * 8  # [BLOCK]
+        record = partials + (score.to(tl.int64) * tiles + tile) * FIELDS  # [BLOCK]
         top = tl.load(record, mask=inside, other=float("-inf"))
         others = tl.load(record + 6, mask=inside, other=0.0).to(tl.float64)
         moment = tl.load(record + 7, mask=inside, other=0.0).to(tl.float64)
@@ -153,13 +146,17 @@ def score_terms_kernel(
     vocab_limit,
     entropy,  # f32 [C], read with grad_entropy
     lse,  # f64 [C]
-    terms,  # f32 [C, 8], written: center, log2(e) / T, a, b, g / T
+    order,  # int64 [C], the score of each record, or None: in order
+    terms,  # f32 [C, 8], written: center, log2(e) / T, a, b, g / T, the target as int32
     count,
     IDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    score = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = score < count
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    score = place
+    if order is not None:
+        score = tl.load(order + place, mask=inside, other=0)
     target = tl.load(targets + score, mask=inside, other=0)
     t = tl.load(temperature + score * temperature_stride, mask=inside, other=1.0).to(tl.float64)
     g = tl.load(grad_logp + score, mask=inside, other=0.0).to(tl.float64) / t
@@ -175,12 +172,13 @@ def score_terms_kernel(
         h = tl.load(grad_entropy + score, mask=inside, other=0.0).to(tl.float64) / t
         a = -(g + h * (log_factor + tl.load(entropy + score, mask=inside, other=0.0).to(tl.float64))) * factor
         b = -h * LN_2 * factor
-    record = terms + score * 8
+    record = terms + place * FIELDS
     tl.store(record, center, mask=inside)
     tl.store(record + 1, (1.0 / t * LOG2_E).to(tl.float32), mask=inside)
     tl.store(record + 2, a.to(tl.float32), mask=inside)
     tl.store(record + 3, b.to(tl.float32), mask=inside)
     tl.store(record + 4, g.to(tl.float32), mask=inside)
+    tl.store(record + 5, target.to(tl.int32).to(tl.float32, bitcast=True), mask=inside)
 
 
 def score_terms(
@@ -192,8 +190,9 @@ def score_terms(
     vocab_limit: int,
     entropy: Tensor,
     lse: Tensor,
+    order: Tensor | None = None,
 ) -> Tensor:
-    """f32 [C, 8], what `add_gradient` needs of each score; the numbers of padding mean nothing."""
+    """f32 [C, 8], what `add_gradient` needs of each score, in the order given; those of padding mean nothing."""
     count = targets.shape[0]
     terms = torch.empty((count, FIELDS.value), dtype=torch.float32, device=targets.device)
     if count:
@@ -208,6 +207,7 @@ def score_terms(
             vocab_limit,
             entropy,
             lse,
+            order,
             terms,
             count,
             IDS=32,
@@ -217,12 +217,21 @@ def score_terms(
 
 
 @triton.jit
-def add_gradient(gradient, z, column, target_column, terms, ENTROPY: tl.constexpr):
-    """`gradient` (f32 [columns]) plus that of one score at the logits z (f32 [columns], -inf = not allowed).
+def tile_logits(row, candidates, first, MASKED: tl.constexpr):
+    """f32 [2048]: the logits of the tile that starts at column `first`, -inf where not allowed."""
+    within = tl.arange(0, TILE)
+    z = read_logits(row, first, within, 0, MASKED)
+    if excludes_any(first, candidates, forbidden_columns(candidates)) != 0:
+        z = exclude(z, first, within, 0, candidates)
+    return z
+
+
+@triton.jit
+def add_gradient(gradient, z, first_id, terms, ENTROPY: tl.constexpr):
+    """`gradient` (f32 [2048]) plus that of one score at the logits z of a tile, from `tile_logits`.
 
     Args:
-        column: int32 [columns].
-        target_column: int32; any number outside of `column` if the target is not there.
+        first_id: the id of the tile's first column.
         terms: pointer to the score's 8 terms.
     """
     exponent = (z - tl.load(terms)) * tl.load(terms + 1)
@@ -231,17 +240,11 @@ def add_gradient(gradient, z, column, target_column, terms, ENTROPY: tl.constexp
     if ENTROPY:
         factor = factor + tl.load(terms + 3) * tl.maximum(exponent, LEAST_EXPONENT)
     gradient += weight * factor
-    return gradient + tl.where(column == target_column, tl.load(terms + 4), 0.0)
-
-
-@triton.jit
-def tile_logits(row, candidates, first, MASKED: tl.constexpr):
-    """(columns int32 [2048], their logits, -inf where not allowed) of the tile that starts at column `first`."""
-    within = tl.arange(0, TILE)
-    z = read_logits(row, first, within, 0, MASKED)
-    if excludes_any(first, candidates, forbidden_columns(candidates)) != 0:
-        z = exclude(z, first, within, 0, candidates)
-    return first + within, z
+    at_target = tl.load(terms + 4)
+    target = tl.load(terms + 5).to(tl.int32, bitcast=True) - first_id
+    if (target >= 0) & (target < TILE):
+        gradient += tl.where(tl.arange(0, TILE) == target, at_target, 0.0)
+    return gradient
 
 
 @triton.jit(do_not_specialize=["num_forbidden", "vocab_start"])
@@ -254,21 +257,19 @@ def chunk_gradient_kernel(
     vocab_start,
     limit,  # columns from here on are no candidates
     rows,  # int32 [N], -1 = padding
-    targets,  # int64 [N]
     terms,  # f32 [N, 8]
     ENTROPY: tl.constexpr,
 ):
-    tiles = tl.cdiv(width, TILE)
+    tiles = (width + TILE - 1) // TILE
     score = tl.program_id(0) // tiles
     first = (tl.program_id(0) - score * tiles) * TILE
     row = logits + score.to(tl.int64) * row_stride
-    column = first + tl.arange(0, TILE)
-    gradient = tl.zeros((TILE,), tl.float32)
+    gradient = tl.full((TILE,), 0.0, tl.float32)
     if tl.load(rows + score) > PADDING_ROW:
         candidates = Candidates(forbidden, num_forbidden, vocab_start, limit)
-        column, z = tile_logits(RowLogits(row, None, 1.0, 0.0, width), candidates, first, True)
-        target = (tl.load(targets + score) - vocab_start).to(tl.int32)
-        gradient = add_gradient(gradient, z, column, target, terms + score * 8, ENTROPY)
+        z = tile_logits(RowLogits(row, None, 1.0, 0.0, width), candidates, first, True)
+        gradient = add_gradient(gradient, z, vocab_start + first, terms + score * FIELDS, ENTROPY)
+    column = first + tl.arange(0, TILE)
     tl.store(row + column, gradient.to(logits.dtype.element_ty), mask=column < width)
 
 
@@ -310,7 +311,6 @@ def logit_gradient_(
         vocab_start,
         max(min(vocab_limit - vocab_start, width), 0),
         rows,
-        targets,
         terms,
         ENTROPY=grad_entropy is not None,
         num_warps=GRADIENT_WARPS,
