@@ -2,6 +2,10 @@
 # make test       set up .venv if needed, then check style and run every test not marked slow
 # make test-full  type checks and the slow tests too
 # make sanitize   the op tests with the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+# make gpu-free   what checks GPU kernels without a GPU, all of it in `make test` and each part a target of its own:
+#                 gpu-free-triton (numbers, Triton's interpreter), gpu-free-cuda (numbers, CUDA kernels on the CPU),
+#                 gpu-free-machine-code (registers, spills, instructions), gpu-free-bytes (memory traffic, launches)
+# make gpu-check  on a machine with a GPU: build the CUDA kernels, check both GPU backends, measure them (eight minutes)
 # make build | lint | clean
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. On Linux, PyPI's torch is the CUDA build (gigabytes); for the
@@ -13,13 +17,15 @@ BIN := $(VENV)/bin
 # Packages with masked LMs inside that others trained, used as data: their own dependencies are not wanted.
 TEST_MODELS := sapiens==1.0.5 rxnmapper==0.4.3
 TORCH := $(shell grep '^torch==' constraints.txt)
-NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh csrc/*/*/*.cpp)
+NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh csrc/*/*/*.cpp csrc/*/*/*.h)
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 # Two test processes with one thread each: a pool per core in each would fight over the cores. Tests of threading set
 # the number of threads themselves.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build demo test test-full style lint sanitize clean
+.PHONY: build demo test test-full style lint sanitize clean gpu-check
+.PHONY: gpu-free gpu-free-triton gpu-free-cuda gpu-free-machine-code gpu-free-bytes
 .DELETE_ON_ERROR:
 
 build: build/.compiled
@@ -27,11 +33,49 @@ build: build/.compiled
 demo: build/.compiled
 	$(BIN)/mdlm-fast demo
 
-test: style
+test: style build/.shim
 	$(PYTEST) -q -m "not slow"
+	$(INTERPRETED) -m "not slow" $(TRITON_NUMBERS)
+	$(ON_SHIM) -m "not slow" $(CUDA_NUMBERS)
 
-test-full: lint
+test-full: lint build/.shim
 	$(PYTEST) -q
+	$(INTERPRETED) $(TRITON_NUMBERS)
+	$(ON_SHIM) $(CUDA_NUMBERS)
+
+# Triton chooses between its interpreter and its compiler when it is imported, hence processes of their own.
+INTERPRETED := TRITON_INTERPRET=1 TRITON_DEFAULT_FP_FUSION=1 $(PYTEST) -q -k triton
+TRITON_NUMBERS := tests/parity/test_parity.py
+# The CUDA kernels, unchanged, on the CPU (tests/gpu_free/shim/README.md).
+SHIM := build/shim/libmdlm_fast_shim.so
+ON_SHIM := MDLM_FAST_SHIM_LIBRARY=$(SHIM) $(PYTEST) -q -k shim
+CUDA_NUMBERS := tests/parity/test_parity.py
+
+gpu-free: gpu-free-triton gpu-free-cuda gpu-free-machine-code gpu-free-bytes
+
+gpu-free-triton: style
+	$(INTERPRETED) -m "not slow" $(TRITON_NUMBERS)
+	$(PYTEST) -q tests/gpu_free/test_philox.py
+
+gpu-free-cuda: style build/.shim
+	$(ON_SHIM) -m "not slow" $(CUDA_NUMBERS)
+	$(PYTEST) -q -m "not slow" tests/gpu_free/test_shim.py tests/gpu_free/test_shim_kernels.py
+
+gpu-free-machine-code: style
+	$(PYTEST) -q -m "not slow" tests/gpu_free/machine_code tests/gpu_free/test_machine_code.py
+
+gpu-free-bytes: style build/.shim
+	$(PYTEST) -q -m "not slow" tests/gpu_free/test_bytes.py
+
+# Needs torch, Triton and nvcc alone; GPU_CHECK takes options, e.g. GPU_CHECK=--quick.
+gpu-check:
+	$(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
+
+build/.shim: $(VENV)/.tests-installed $(NATIVE) $(wildcard tests/gpu_free/shim/*) tests/gpu_free/build_shim.py
+	@mkdir -p build
+	@echo "Compiling the CUDA kernels for the CPU ..."
+	@$(BIN)/python tests/gpu_free/build_shim.py > build/shim.log 2>&1 || { cat build/shim.log; exit 1; }
+	@touch $@
 
 style: build/.compiled $(VENV)/.tests-installed
 	$(BIN)/ruff check .
