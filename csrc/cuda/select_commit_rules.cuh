@@ -75,8 +75,8 @@ class Ranking {
   float probability_, discount_;
 };
 
-// threshold, quota_threshold: all that pass, if they are as many as must be taken; else the best. A threshold that is not
-// a number lets nothing pass.
+// threshold, quota_threshold: all that pass, if they are as many as must be taken; else the best. A threshold that is
+// not a number lets nothing pass.
 __device__ inline Selection select_above(const SelectCommit& args, std::int64_t sequence,
                                          const SequenceStorage& storage, int candidates, RankExchange& exchange) {
   const float threshold = load_constant(args.threshold + sequence);

@@ -16,9 +16,9 @@ inline constexpr int kMergeWarps = 4;  // of a block
 // Sums over a tile relative to `reference` (d = z - reference), the same in all lanes and in the order of
 // tile_statistics.cuh: of w = exp(d / T), and of d w / T.
 //
-// w = 2^e, where e = d log2(e)/T is rounded; at a gap of 24 that alone is a relative error of 1e-6, and the same for all
-// columns of one value. To first order 2^(e + l) = w (1 + l ln 2): the sum of l w, with l what the product lost, and the
-// part that the factor log2(e)/T lost, which is that of d, are put right once for the whole tile.
+// w = 2^x, where x = d log2(e)/T is rounded; at a gap of 24 that alone is a relative error of 1e-6, and the same for
+// all columns of one value. To first order 2^(x + l) = w (1 + l ln 2), with l what the rounding lost. So the sum of l w
+// is kept too, and puts the sum of w right once for the whole tile, as the moment does for what log2(e)/T lost.
 struct TemperedSums {
   float rest, moment;
 };
@@ -35,9 +35,9 @@ __device__ __forceinline__ TemperedSums tempered_sums(const Tile<Element>& tile,
     for (int i = 0; i < Tile<Element>::kPerVector; ++i) {
       const int k = i / kPerWord;
       const float d = fmaxf(number<Element>(tile.vectors[v], i) - reference, least);
-      const float e = rounded_product(d, scale), w = exp2_approx(e);
+      const float x = rounded_product(d, scale), w = exp2_approx(x);
       sum[k] += w;
-      lost[k] = fmaf(w, fmaf(d, scale, -e), lost[k]);
+      lost[k] = fmaf(w, fmaf(d, scale, -x), lost[k]);
       moment[k] = fmaf(d, w, moment[k]);
     }
   const auto total = [](const float* s) { return warp_sum((s[0] + s[2]) + (s[1] + s[3])); };

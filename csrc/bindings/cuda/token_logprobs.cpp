@@ -161,7 +161,8 @@ MDLM_FAST_CUDA_FRAGMENT(m) {
   m.def(
       "token_logprobs_backward(Tensor grad_logp, Tensor? grad_entropy, Tensor logits, Tensor rows, Tensor targets, "
       "Tensor temperature, Tensor? forbidden_ids, int vocab_limit, Tensor entropy, Tensor lse) -> Tensor");
-  // Row i of logits [N, columns], a part of the vocabulary from id vocab_start on, becomes its gradient; rows[i] < 0: 0.
+  // Row i of logits [N, columns], a part of the vocabulary from id vocab_start on, becomes its gradient; 0 where
+  // rows[i] < 0.
   m.def(
       "logit_gradient_(Tensor(a!) logits, Tensor grad_logp, Tensor? grad_entropy, Tensor targets, Tensor temperature, "
       "Tensor? forbidden_ids, int vocab_start, int vocab_limit, Tensor entropy, Tensor lse, Tensor rows) -> ()");
