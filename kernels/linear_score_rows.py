@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mdlm_fast.kernels.finish_scores import Outputs, finish_scores
-from mdlm_fast.kernels.head_gemm import head_partials, row_groups
+from mdlm_fast.kernels.head_partials import head_partials, row_groups
 
 SCRATCH_BYTES = 256 << 20  # of logits
 

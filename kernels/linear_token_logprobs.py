@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mdlm_fast.kernels.head_gemm import head_partials, row_groups
+from mdlm_fast.kernels.head_partials import head_partials, row_groups
 from mdlm_fast.kernels.logit_gradient import merge_logprobs
 
 
