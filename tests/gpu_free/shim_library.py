@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -19,16 +19,23 @@ SCHEDULES = ("forward", "reverse", "random:1", "random:2", "random:3")
 
 @dataclass(frozen=True)
 class Counters:
-    """Bytes of global memory, atomics on it, and launches of kernels and memsets."""
+    """Bytes of global memory, as requested and in the 32-byte sectors that each launch touched; atomics on it; launches
+    of kernels and memsets."""
 
     bytes_loaded: int
     bytes_stored: int
+    sector_bytes_loaded: int
+    sector_bytes_stored: int
     atomics: int
     launches: int
 
     @property
     def bytes(self) -> int:
         return self.bytes_loaded + self.bytes_stored
+
+    @property
+    def sector_bytes(self) -> int:
+        return self.sector_bytes_loaded + self.sector_bytes_stored
 
 
 class Shim:
@@ -47,7 +54,7 @@ class Shim:
 
     def take_counters(self) -> Counters:
         """What was counted since the last call."""
-        words = (ctypes.c_uint64 * 4)()
+        words = (ctypes.c_uint64 * len(fields(Counters)))()
         self.functions.mdlm_fast_shim_take_counters(words)
         return Counters(*words)
 

@@ -17,6 +17,7 @@ from gpu_free.shim_library import LIBRARY_VARIABLE, SCHEDULES, Shim, register_sh
 from mdlm_fast import ops
 
 RUN_ON_SHIM = Path(__file__).with_name("run_on_shim.py")
+RUN_SANITIZED = Path(__file__).with_name("run_sanitized.py")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,11 @@ def run_on_shim(library: Path, *arguments: str, **environment: str) -> None:
 def test_op_tests(library: Path, schedule: str) -> None:
     options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", "shim"]
     run_on_shim(library, *options, "tests/ops", "tests/parity", MDLM_FAST_SHIM_SCHEDULE=schedule)
+
+
+@pytest.mark.slow
+def test_sanitized(library: Path) -> None:
+    run_on_shim(library, str(RUN_SANITIZED), "--large")
 
 
 @pytest.mark.slow

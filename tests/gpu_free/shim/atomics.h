@@ -15,8 +15,8 @@ MDLM_FAST_SHIM_UNWATCHED T* atomic_place(T* address, const void* instruction, co
   if (watching_races) note_access(Access::kAtomic, address, sizeof(T), instruction);
   if (preemptive) maybe_preempt();
   if (!in_shared_memory(address)) {
-    counters.bytes_loaded += sizeof(T);
-    counters.bytes_stored += sizeof(T);
+    note_load(sizeof(T), address);
+    note_store(sizeof(T), address);
     ++counters.atomics;
   }
   return address;

@@ -190,6 +190,8 @@ cudaError_t launch(dim3 grid, int threads, std::size_t shared_bytes, bool cooper
     if (!current.error.empty()) break;
   }
   if (cooperative) run_blocks();
+  counters.sector_bytes_loaded += sectors_loaded.take_bytes();
+  counters.sector_bytes_stored += sectors_stored.take_bytes();
   return record_error(current.error.empty() ? cudaSuccess : cudaErrorLaunchFailure, current.error);
 }
 

@@ -111,6 +111,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 cudaError_t cudaMemsetAsync(void* address, int byte, std::size_t count, cudaStream_t) {
   std::memset(address, byte, count);
   shim::counters.bytes_stored += count;
+  shim::counters.sector_bytes_stored += count;
   ++shim::counters.launches;
   return cudaSuccess;
 }
@@ -120,7 +121,7 @@ MDLM_FAST_SHIM_API int mdlm_fast_shim_set_schedule(const char* name) { return sh
 
 MDLM_FAST_SHIM_API void mdlm_fast_shim_set_multiprocessors(int count) { shim::multiprocessor_count = count; }
 
-// Counters since the last call, which it sets to zero: bytes loaded, bytes stored, atomics, launches.
+// The fields of Counters since the last call, which it sets to zero.
 MDLM_FAST_SHIM_API void mdlm_fast_shim_take_counters(std::uint64_t* counters) {
   std::memcpy(counters, &shim::counters, sizeof shim::counters);
   shim::counters = {};

@@ -88,6 +88,16 @@ void fail(const std::string& what, const Where& where) {
   std::abort();  // nobody resumes it
 }
 
+void note_load(std::size_t bytes, const void* address) {
+  counters.bytes_loaded += bytes;
+  sectors_loaded.add(reinterpret_cast<std::uintptr_t>(address), bytes);
+}
+
+void note_store(std::size_t bytes, const void* address) {
+  counters.bytes_stored += bytes;
+  sectors_stored.add(reinterpret_cast<std::uintptr_t>(address), bytes);
+}
+
 void fail_access(const char* kind, std::size_t bytes, const void* address, const Where& where) {
   char place[32];
   std::snprintf(place, sizeof place, "%p", address);

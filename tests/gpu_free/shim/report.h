@@ -25,11 +25,13 @@ using Where = std::source_location;
 std::string text_of(const Where& where);
 
 // Since they were last reset. Bytes are those of global memory that went through memory.cuh, cudaMemsetAsync and
-// atomics; a launch is a kernel or a memset.
+// atomics: first as requested, then those of the sectors that each launch touched. A launch is a kernel or a memset.
 struct Counters {
-  std::uint64_t bytes_loaded, bytes_stored, atomics, launches;
+  std::uint64_t bytes_loaded, bytes_stored, sector_bytes_loaded, sector_bytes_stored, atomics, launches;
 };
 inline Counters counters{};
+void note_load(std::size_t bytes, const void* address);
+void note_store(std::size_t bytes, const void* address);
 
 // Whether threads may lose their turn at stores and atomics, and the chance to do so.
 inline bool preemptive = false;
@@ -44,13 +46,13 @@ MDLM_FAST_SHIM_UNWATCHED inline void check_access(const char* kind, std::size_t 
 MDLM_FAST_SHIM_UNWATCHED inline void count_load(std::size_t bytes, const void* address,
                                                 const Where& where = Where::current()) {
   check_access("load", bytes, address, where);
-  counters.bytes_loaded += bytes;
+  note_load(bytes, address);
 }
 
 MDLM_FAST_SHIM_UNWATCHED inline void count_store(std::size_t bytes, const void* address,
                                                  const Where& where = Where::current()) {
   check_access("store", bytes, address, where);
-  counters.bytes_stored += bytes;
+  note_store(bytes, address);
   if (preemptive) maybe_preempt();
 }
 

@@ -11,6 +11,7 @@
 #include "block.h"
 #include "fiber.h"
 #include "race.h"
+#include "sectors.h"
 #include "warp.h"
 
 namespace mdlm_fast::shim {
@@ -87,6 +88,7 @@ struct Launch {
 };
 
 inline Launch current;
+inline SectorSet sectors_loaded, sectors_stored;  // of that launch
 inline Schedule schedule;
 
 // Whether two threads wait in the same operation at the same source line.

@@ -1,0 +1,140 @@
+"""Bytes of global memory that the CUDA kernels move, counted by the host shim, beside what every kernel has to move.
+
+    python tests/gpu_free/memory_traffic.py            # prints the table
+    python tests/gpu_free/memory_traffic.py --write    # and keeps it in bytes.json, which test_bytes.py compares with
+
+Two numbers for each call, both as multiples of its floor. `requested` is every load and store as the threads make it.
+`from_memory` counts a 32-byte sector once for each launch that touches it: what is left with a cache that holds all of
+a launch. For plain scoring the two differ by records of 32 bytes per tile of 2048 columns, which the second launch
+reads several times. With top-k or top-p they differ by passes over the row, which a block makes one after the other, so
+that they hit the second-level cache as long as the rows in flight fit there.
+
+Floors: each selected row read once; for a gradient also every row of it written once; for a step of committing, what
+is read of a canvas with masks everywhere (mask 1, row 4, token 8, confidence 4 bytes a position) and what is written
+for a committed position (id 8, mask 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+
+import torch
+from gpu_free.build_shim import build_ops
+from gpu_free.shim_library import Shim, register_shim
+from torch import Tensor
+
+from mdlm_fast import ops
+
+TABLE = Path(__file__).with_name("bytes.json")
+VOCABULARIES = (32768, 126464)
+DTYPES = (torch.bfloat16, torch.float32)
+SELECTED = 8  # rows, of twice as many
+
+SCORE_OPTIONS: dict[str, dict] = {
+    "greedy": {},
+    "sampled": {"temperature": 0.7},
+    "top-k": {"temperature": 0.7, "top_k": 50},
+    "top-p": {"temperature": 0.7, "top_p": 0.9},
+}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    requested: float
+    from_memory: float
+    launches: int
+
+
+def measured(shim: Shim, floor: int, call: Callable[[], object]) -> Traffic:
+    with ops.use_backend("shim"):
+        shim.take_counters()
+        call()
+    counted = shim.take_counters()
+    return Traffic(round(counted.bytes / floor, 4), round(counted.sector_bytes / floor, 4), counted.launches)
+
+
+def random_logits(width: int, dtype: torch.dtype) -> Tensor:
+    g = torch.Generator().manual_seed(width)
+    return (torch.randn(1, 2 * SELECTED, width, generator=g) * 3).to(dtype)
+
+
+def scoring(shim: Shim, width: int, dtype: torch.dtype) -> dict[str, Traffic]:
+    logits = random_logits(width, dtype)
+    rows = torch.arange(0, 2 * SELECTED, 2).int()
+    floor = SELECTED * width * dtype.itemsize
+    arguments = {
+        "row_sequence": torch.zeros(SELECTED).int(),
+        "row_position": torch.arange(SELECTED).int(),
+        "seeds": torch.tensor([1]),
+        "forbidden_ids": torch.tensor([5]),
+    }
+    traffic = {}
+    for name, options in SCORE_OPTIONS.items():
+        traffic[f"score_rows {name}"] = measured(
+            shim, floor, lambda options=options: ops.score_rows(logits, rows, **arguments, **options)
+        )
+    targets = torch.arange(SELECTED) * 7
+    traffic["token_logprobs"] = measured(shim, floor, lambda: ops.token_logprobs(logits, rows, targets))
+    leaf = logits.requires_grad_()
+    with ops.use_backend("shim"):
+        logp, _ = ops.token_logprobs(leaf, rows, targets)
+    floor += logits.numel() * dtype.itemsize
+    traffic["token_logprobs_backward"] = measured(shim, floor, lambda: torch.autograd.grad(logp.sum(), leaf))
+    return traffic
+
+
+def committing(shim: Shim, batch: int, length: int) -> Traffic:
+    """One step of a canvas that is masked throughout; an eighth is committed."""
+    quota = length // 8
+    canvas = torch.zeros(batch, length, dtype=torch.int64)
+    masked = torch.ones(batch, length, dtype=torch.bool)
+    rows = torch.arange(batch * length).int()
+    token = torch.ones(rows.numel(), dtype=torch.int64)
+    confidence = torch.rand(rows.numel(), generator=torch.Generator().manual_seed(0))
+    read, written = 1 + 4 + 8 + 4, 8 + 1
+    floor = batch * (length * read + quota * written)
+    quotas = torch.full((batch,), quota, dtype=torch.int32)
+    return measured(
+        shim, floor, lambda: ops.select_commit_(canvas, masked, rows, token, confidence, rule="quota", quota=quotas)
+    )
+
+
+def measure_all(shim: Shim) -> dict[str, Traffic]:
+    shim.set_schedule("forward")
+    shim.set_multiprocessors(4)
+    table = {}
+    for width in VOCABULARIES:
+        for dtype in DTYPES:
+            for name, traffic in scoring(shim, width, dtype).items():
+                table[f"{name}, V={width}, {str(dtype).removeprefix('torch.')}"] = traffic
+    for batch, length in ((4, 1024), (2, 9000)):
+        table[f"select_commit_ [{batch}, {length}]"] = committing(shim, batch, length)
+    return table
+
+
+def read_table() -> dict[str, Traffic]:
+    return {name: Traffic(**values) for name, values in json.loads(TABLE.read_text()).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="keep the table in bytes.json")
+    arguments = parser.parse_args()
+    table = measure_all(register_shim(build_ops()))
+    for name, traffic in table.items():
+        print(f"{name:50} {traffic.requested:7.4f} {traffic.from_memory:7.4f} {traffic.launches:3}")
+    if arguments.write:
+        lines = [f"  {json.dumps(name)}: {json.dumps(vars(traffic))}" for name, traffic in table.items()]
+        TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
