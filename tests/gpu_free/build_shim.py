@@ -68,7 +68,7 @@ def build(
     with open(library.parent / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         compiler = shlex.split(os.environ.get("CXX", "c++"))
-        flags, link_flags = [*FLAGS, "-O2"], []
+        flags, link_flags = [*FLAGS, "-O1"], []
         if sanitize:
             flags = [*FLAGS, "-O1", "-g", f"-fsanitize={sanitize}", "-fno-sanitize-recover=undefined"]
             flags += ["-fno-omit-frame-pointer"]
@@ -81,7 +81,7 @@ def build(
             link_flags += [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu", "-lc10"]
 
         def compiled(source: Path) -> Path:
-            announce = ["-fsanitize=thread", "-g", "-O1"] if races and source.suffix == ".cu" else []
+            announce = ["-fsanitize=thread", "-g"] if races and source.suffix == ".cu" else []
             return _compile([*compiler, *flags, *announce], source, library.parent)
 
         with ThreadPoolExecutor(JOBS) as pool:

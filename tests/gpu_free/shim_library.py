@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 
+from mdlm_fast.ops import _registry
 from mdlm_fast.ops._library import compiled_ops
-from mdlm_fast.ops._registry import Backend, register_backend
 
 NAMESPACE = "mdlm_fast_shim"
 LIBRARY_VARIABLE = "MDLM_FAST_SHIM_LIBRARY"
@@ -63,8 +65,21 @@ def register_shim(library: Path) -> Shim:
     """Load the ops of `library` and register them as the backend "shim", which runs only where it is asked for."""
     torch.ops.load_library(str(library))
     dtypes = frozenset({torch.float32, torch.bfloat16, torch.float16})
-    register_backend(Backend("shim", frozenset({"cpu"}), dtypes, compiled_ops(NAMESPACE)))
+    backend = _registry.Backend("shim", frozenset({"cpu"}), dtypes, compiled_ops(NAMESPACE))
+    _registry.register_backend(backend)
     return Shim(library)
+
+
+@contextmanager
+def registered(library: Path) -> Iterator[Shim]:
+    """`register_shim` for the time of a `with` block: other tests of the process see the usual backends."""
+    before = _registry._backends.copy()
+    try:
+        yield register_shim(library)
+    finally:
+        _registry._backends.clear()
+        _registry._backends.update(before)
+        _registry._cache.clear()
 
 
 def register_from_environment() -> Shim | None:

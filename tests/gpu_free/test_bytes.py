@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gpu_free.build_shim import build_ops
 from gpu_free.memory_traffic import Traffic, measure_all, read_table
-from gpu_free.shim_library import register_shim
+from gpu_free.shim_library import registered
 
 # Of the floor, from memory; as requested; launches. Sampling reads one tile of 2048 columns again: 1/16 of a row of
 # 32768, 1/62 of one of 126464. Filters read the row again to find where to cut and to sum what is left, and every pass
@@ -25,7 +25,8 @@ TOLERANCE = 0.003
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Traffic]:
-    return measure_all(register_shim(build_ops()))
+    with registered(build_ops()) as shim:
+        return measure_all(shim)
 
 
 @pytest.mark.parametrize("call", read_table())

@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from gpu_free.build_shim import ROOT, build_ops
 from gpu_free.shim_cases import Call, Outputs, all_calls
-from gpu_free.shim_library import LIBRARY_VARIABLE, SCHEDULES, Shim, register_shim
+from gpu_free.shim_library import LIBRARY_VARIABLE, SCHEDULES, Shim, registered
 
 from mdlm_fast import ops
 
@@ -26,8 +27,9 @@ def library() -> Path:
 
 
 @pytest.fixture(scope="module")
-def shim(library: Path) -> Shim:
-    return register_shim(library)
+def shim(library: Path) -> Iterator[Shim]:
+    with registered(library) as shim:
+        yield shim
 
 
 def calls() -> list:
