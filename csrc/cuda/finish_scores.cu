@@ -30,7 +30,7 @@ std::int64_t workspace_floats(const FinishScoresParams& params) {
 }
 
 cudaError_t finish_scores(const FinishScoresParams& params, cudaStream_t stream) {
-  if (!params.options.sample && workspace_floats(params) == 0) {
+  if (needs_records_alone(params)) {
     const dim3 grid(static_cast<unsigned>(params.source.capacity));
     return launch(finish_greedy_kernel, {grid, kWarpSize}, stream, params);
   }

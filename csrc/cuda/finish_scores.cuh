@@ -3,17 +3,10 @@
 
 #include "../common/philox.h"
 #include "draw_token.cuh"
+#include "finish_greedy.cuh"
 #include "rescore_rows.cuh"
 
 namespace mdlm_fast::cuda {
-
-__device__ __forceinline__ void write_score(const FinishScoresParams& params, unsigned slot, const RowScore& score) {
-  store(params.token + slot, score.token);
-  if (params.logp != nullptr) store(params.logp + slot, score.logp);
-  if (params.logp_tempered != nullptr) store(params.logp_tempered + slot, score.logp_tempered);
-  if (params.margin != nullptr) store(params.margin + slot, score.margin);
-  if (params.entropy != nullptr) store(params.entropy + slot, score.entropy);
-}
 
 // The row's uniform number (mdlm_fast/rng.py).
 __device__ __forceinline__ double token_uniform(const FinishScoresParams& params, unsigned slot, int sequence) {
@@ -23,23 +16,9 @@ __device__ __forceinline__ double token_uniform(const FinishScoresParams& params
                         kTokenStream);
 }
 
-__device__ __forceinline__ const float* tempered_rest_of(const FinishScoresParams& params, unsigned slot) {
-  return params.tempered_rest == nullptr ? nullptr : params.tempered_rest + std::int64_t{slot} * params.source.tiles;
-}
-
 // Grid: C. No row draws.
 __global__ void __launch_bounds__(32) finish_greedy_kernel(const FinishScoresParams params) {
-  const unsigned slot = blockIdx.x;
-  const ScoreSource& source = params.source;
-  const int lane = static_cast<int>(threadIdx.x);
-  RowScore score = padding_score();
-  if (load_uniform(source.rows + slot) >= 0) {
-    const int sequence = load_uniform(source.row_sequence + slot);
-    const float temperature = unit_temperature(load_uniform(source.temperature + sequence));
-    score = finish_greedy(params.options, params.partials + std::int64_t{slot} * source.tiles * kPartialFields,
-                          tempered_rest_of(params, slot), source.tiles, source.normalize_all, temperature, lane);
-  }
-  if (lane == 0) write_score(params, slot, score);
+  finish_greedy_row(params, blockIdx.x, static_cast<int>(threadIdx.x));
 }
 
 // Grid: C. Rows with a temperature above 0 draw, if asked to; rows that were scored again are read from there.

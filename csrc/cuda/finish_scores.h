@@ -45,6 +45,11 @@ struct FinishScoresParams {
 // that is not known, and for the filters' pivots; 0 where that is not needed.
 std::int64_t workspace_floats(const FinishScoresParams& params);
 
+// Whether nothing draws and nothing is scored again: then the logits are not read.
+inline bool needs_records_alone(const FinishScoresParams& params) {
+  return !params.options.sample && workspace_floats(params) == 0;
+}
+
 cudaError_t finish_scores(const FinishScoresParams& params, cudaStream_t stream);
 
 }  // namespace mdlm_fast::cuda

@@ -7,11 +7,9 @@
 namespace mdlm_fast::cuda {
 namespace {
 
-constexpr int kMostWarps = 4;
-
 template <class Stored, Reading kReading, bool kMoment>
 cudaError_t launch_kernel(const ScorePartialsParams& params, cudaStream_t stream) {
-  const int tiles = params.source.tiles, warps = std::min(kMostWarps, tiles);
+  const int tiles = params.source.tiles, warps = std::min(kPartialsThreads / kWarpSize, tiles);
   const dim3 grid(static_cast<unsigned>(params.source.capacity), static_cast<unsigned>((tiles + warps - 1) / warps));
   return launch(score_partials_kernel<Stored, kReading, kMoment>, {grid, warps * kWarpSize}, stream, params);
 }

@@ -1,6 +1,5 @@
 // Binds score_partials, finish_scores and score_rows for CUDA tensors.
-#include "../../cuda/finish_scores.h"
-#include "../../cuda/score_partials.h"
+#include "../../cuda/score_greedy.h"
 #include "logit_source.h"
 
 namespace mdlm_fast {
@@ -17,25 +16,20 @@ Tensor new_floats(const Tensor& like, std::initializer_list<int64_t> sizes) {
 
 float* floats(const Tensor& tensor) { return tensor.numel() ? static_cast<float*>(tensor.data_ptr()) : nullptr; }
 
-Tensor launch_partials(const ScoreSource& source, const ScorePartialsParams& wanted, const Tensor& rows,
-                       float* tempered_rest, cudaStream_t stream) {
-  const Tensor partials = new_floats(rows, {source.capacity, source.tiles, 8});
-  ScorePartialsParams params = wanted;
-  params.source = source;
-  params.partials = floats(partials);
-  params.tempered_rest = tempered_rest;
-  check_launch(cuda::score_partials(params, stream), "score_partials");
-  return partials;
-}
+// The results of finish_scores and score_rows, and the parameters that say where they go.
+struct Finish {
+  Scores scores;
+  FinishScoresParams params;
+};
 
-// The last step of finish_scores and score_rows. `tempered_rest` is [C, tiles], or null.
-Scores launch_finish(const ScoreSource& source, const FinishOptions& options, const float* partials,
-                     const float* tempered_rest, const Tensor& rows, const Tensor& row_position,
-                     const Tensor& temperature, const Tensor& seeds, const Tensor& step, cudaStream_t stream) {
+// `partials` is [C, tiles, 8], `tempered_rest` [C, tiles] or null.
+Finish prepare_finish(const ScoreSource& source, const FinishOptions& options, const float* partials,
+                      const float* tempered_rest, const Tensor& rows, const Tensor& row_position,
+                      const Tensor& temperature, const Tensor& seeds, const Tensor& step) {
   const int64_t capacity = source.capacity, sequences = temperature.numel();
   const auto output = [&](cuda::Stat stat) { return new_floats(rows, {options.stats & stat ? capacity : 0}); };
-  Scores scores{torch::stable::new_empty(rows, {capacity}, ScalarType::Long), output(cuda::kLogp),
-                output(cuda::kLogpTempered), output(cuda::kMargin), output(cuda::kEntropy)};
+  const Scores scores{torch::stable::new_empty(rows, {capacity}, ScalarType::Long), output(cuda::kLogp),
+                      output(cuda::kLogpTempered), output(cuda::kMargin), output(cuda::kEntropy)};
   FinishScoresParams params{};
   params.source = source;
   params.options = options;
@@ -50,10 +44,14 @@ Scores launch_finish(const ScoreSource& source, const FinishOptions& options, co
   params.logp_tempered = floats(std::get<2>(scores));
   params.margin = floats(std::get<3>(scores));
   params.entropy = floats(std::get<4>(scores));
-  const Tensor workspace = new_floats(rows, {cuda::workspace_floats(params)});
-  params.workspace = floats(workspace);
-  check_launch(cuda::finish_scores(params, stream), "finish_scores");
-  return scores;
+  return {scores, params};
+}
+
+Scores launch_finish(Finish finish, const Tensor& rows, cudaStream_t stream) {
+  const Tensor workspace = new_floats(rows, {cuda::workspace_floats(finish.params)});
+  finish.params.workspace = floats(workspace);
+  check_launch(cuda::finish_scores(finish.params, stream), "finish_scores");
+  return finish.scores;
 }
 
 Tensor score_partials(Tensor logits, Tensor rows, Tensor row_sequence, Tensor temperature,
@@ -65,10 +63,14 @@ Tensor score_partials(Tensor logits, Tensor rows, Tensor row_sequence, Tensor te
                                           guidance_rows, guidance_scale, vocab_start, vocab_limit, normalize_all);
   // What finish_scores will need beyond `stats` is not known: the runner-up and the candidates' mass are always formed.
   ScorePartialsParams wanted{};
+  wanted.source = source;
   wanted.second = wanted.mass = true;
   wanted.moment = (stats & cuda::kEntropy) != 0;
   wanted.tempered_moment = stats_tempered;
-  return launch_partials(source, wanted, rows, nullptr, scope.stream());
+  const Tensor partials = new_floats(rows, {source.capacity, source.tiles, 8});
+  wanted.partials = floats(partials);
+  check_launch(cuda::score_partials(wanted, scope.stream()), "score_partials");
+  return partials;
 }
 
 Scores finish_scores(Tensor partials, OptionalTensor logits, OptionalTensor hidden, OptionalTensor weight,
@@ -86,10 +88,12 @@ Scores finish_scores(Tensor partials, OptionalTensor logits, OptionalTensor hidd
   STD_TORCH_CHECK(reinterpret_cast<int64_t>(records) % 16 == 0, "mdlm_fast: partials must be 16-byte aligned");
   const FinishOptions options =
       cuda::finish_options(static_cast<int>(stats), stats_tempered, sample, top_k, top_p);
-  return launch_finish(source, options, records, nullptr, rows, row_position, temperature, seeds, step, scope.stream());
+  return launch_finish(
+      prepare_finish(source, options, records, nullptr, rows, row_position, temperature, seeds, step), rows,
+      scope.stream());
 }
 
-// Both in one call: two launches, and what nobody asks for is not formed.
+// Both in one call, and what nobody asks for is not formed: one launch where no row draws and nothing is filtered.
 Scores score_rows(Tensor logits, Tensor rows, Tensor row_sequence, Tensor row_position, Tensor temperature,
                   Tensor seeds, Tensor step, OptionalTensor forbidden_ids, OptionalTensor guidance_logits,
                   OptionalTensor guidance_rows, double guidance_scale, int64_t vocab_limit, int64_t top_k,
@@ -99,16 +103,25 @@ Scores score_rows(Tensor logits, Tensor rows, Tensor row_sequence, Tensor row_po
                                           guidance_rows, guidance_scale, 0, vocab_limit, normalize_all);
   const FinishOptions options =
       cuda::finish_options(static_cast<int>(stats), stats_tempered, sample, top_k, top_p);
+  const bool rest = normalize_all && options.needs_tempered && !options.filtered;
+  const Tensor tempered_rest = new_floats(rows, {rest ? source.capacity : 0, source.tiles});
+  const Tensor partials = new_floats(rows, {source.capacity, source.tiles, 8});
   ScorePartialsParams wanted{};
+  wanted.source = source;
   wanted.second = (stats & cuda::kMargin) != 0;
   wanted.mass = sample || options.needs_tempered;
   wanted.moment = (stats & cuda::kEntropy) != 0;
   wanted.tempered_moment = stats_tempered;
-  const bool rest = normalize_all && options.needs_tempered && !options.filtered;
-  const Tensor tempered_rest = new_floats(rows, {rest ? source.capacity : 0, source.tiles});
-  const Tensor partials = launch_partials(source, wanted, rows, floats(tempered_rest), scope.stream());
-  return launch_finish(source, options, floats(partials), floats(tempered_rest), rows, row_position, temperature, seeds,
-                       step, scope.stream());
+  wanted.partials = floats(partials);
+  wanted.tempered_rest = floats(tempered_rest);
+  const Finish finish = prepare_finish(source, options, wanted.partials, wanted.tempered_rest, rows, row_position,
+                                       temperature, seeds, step);
+  if (cuda::needs_records_alone(finish.params)) {
+    check_launch(cuda::score_greedy(wanted, finish.params, scope.stream()), "score_greedy");
+    return finish.scores;
+  }
+  check_launch(cuda::score_partials(wanted, scope.stream()), "score_partials");
+  return launch_finish(finish, rows, scope.stream());
 }
 
 }  // namespace
