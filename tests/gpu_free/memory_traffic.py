@@ -1,4 +1,5 @@
-"""Bytes of global memory that the CUDA kernels move, counted by the host shim, beside what every kernel has to move.
+"""Bytes of global memory that the kernels move, beside what every kernel has to move: CUDA on the host shim, Triton in
+its interpreter.
 
     python tests/gpu_free/memory_traffic.py            # prints the table
     python tests/gpu_free/memory_traffic.py --write    # and keeps it in bytes.json, which test_bytes.py compares with
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ if __name__ == "__main__":
 
 import torch
 from gpu_free.build_shim import build_ops
-from gpu_free.shim_library import Shim, register_shim
+from gpu_free.shim_library import Counters, registered
 from torch import Tensor
 
 from mdlm_fast import ops
@@ -53,12 +56,19 @@ class Traffic:
     launches: int
 
 
-def measured(shim: Shim, floor: int, call: Callable[[], object]) -> Traffic:
-    with ops.use_backend("shim"):
-        shim.take_counters()
-        call()
-    counted = shim.take_counters()
-    return Traffic(round(counted.bytes / floor, 4), round(counted.sector_bytes / floor, 4), counted.launches)
+@dataclass(frozen=True)
+class Meter:
+    """A backend whose bytes are counted, and how to take what was counted since the last time."""
+
+    backend: str
+    take: Callable[[], Counters]
+
+    def measure(self, floor: int, call: Callable[[], object]) -> Traffic:
+        with ops.use_backend(self.backend):
+            self.take()
+            call()
+        counted = self.take()
+        return Traffic(round(counted.bytes / floor, 4), round(counted.sector_bytes / floor, 4), counted.launches)
 
 
 def random_logits(width: int, dtype: torch.dtype) -> Tensor:
@@ -66,7 +76,7 @@ def random_logits(width: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(1, 2 * SELECTED, width, generator=g) * 3).to(dtype)
 
 
-def scoring(shim: Shim, width: int, dtype: torch.dtype) -> dict[str, Traffic]:
+def scoring(meter: Meter, width: int, dtype: torch.dtype) -> dict[str, Traffic]:
     logits = random_logits(width, dtype)
     rows = torch.arange(0, 2 * SELECTED, 2).int()
     floor = SELECTED * width * dtype.itemsize
@@ -78,20 +88,20 @@ def scoring(shim: Shim, width: int, dtype: torch.dtype) -> dict[str, Traffic]:
     }
     traffic = {}
     for name, options in SCORE_OPTIONS.items():
-        traffic[f"score_rows {name}"] = measured(
-            shim, floor, lambda options=options: ops.score_rows(logits, rows, **arguments, **options)
+        traffic[f"score_rows {name}"] = meter.measure(
+            floor, lambda options=options: ops.score_rows(logits, rows, **arguments, **options)
         )
     targets = torch.arange(SELECTED) * 7
-    traffic["token_logprobs"] = measured(shim, floor, lambda: ops.token_logprobs(logits, rows, targets))
+    traffic["token_logprobs"] = meter.measure(floor, lambda: ops.token_logprobs(logits, rows, targets))
     leaf = logits.requires_grad_()
-    with ops.use_backend("shim"):
+    with ops.use_backend(meter.backend):
         logp, _ = ops.token_logprobs(leaf, rows, targets)
     floor += logits.numel() * dtype.itemsize
-    traffic["token_logprobs_backward"] = measured(shim, floor, lambda: torch.autograd.grad(logp.sum(), leaf))
+    traffic["token_logprobs_backward"] = meter.measure(floor, lambda: torch.autograd.grad(logp.sum(), leaf))
     return traffic
 
 
-def committing(shim: Shim, batch: int, length: int) -> Traffic:
+def committing(meter: Meter, batch: int, length: int) -> Traffic:
     """One step of a canvas that is masked throughout; an eighth is committed."""
     quota = length // 8
     canvas = torch.zeros(batch, length, dtype=torch.int64)
@@ -102,38 +112,62 @@ def committing(shim: Shim, batch: int, length: int) -> Traffic:
     read, written = 1 + 4 + 8 + 4, 8 + 1
     floor = batch * (length * read + quota * written)
     quotas = torch.full((batch,), quota, dtype=torch.int32)
-    return measured(
-        shim, floor, lambda: ops.select_commit_(canvas, masked, rows, token, confidence, rule="quota", quota=quotas)
+    return meter.measure(
+        floor, lambda: ops.select_commit_(canvas, masked, rows, token, confidence, rule="quota", quota=quotas)
     )
 
 
-def measure_all(shim: Shim) -> dict[str, Traffic]:
-    shim.set_schedule("forward")
-    shim.set_multiprocessors(4)
+def measure_all(backend: str, take: Callable[[], Counters]) -> dict[str, Traffic]:
+    meter = Meter(backend, take)
     table = {}
     for width in VOCABULARIES:
         for dtype in DTYPES:
-            for name, traffic in scoring(shim, width, dtype).items():
+            for name, traffic in scoring(meter, width, dtype).items():
                 table[f"{name}, V={width}, {str(dtype).removeprefix('torch.')}"] = traffic
     for batch, length in ((4, 1024), (2, 9000)):
-        table[f"select_commit_ [{batch}, {length}]"] = committing(shim, batch, length)
+        table[f"select_commit_ [{batch}, {length}]"] = committing(meter, batch, length)
     return table
 
 
-def read_table() -> dict[str, Traffic]:
-    return {name: Traffic(**values) for name, values in json.loads(TABLE.read_text()).items()}
+def measure_cuda() -> dict[str, Traffic]:
+    """The CUDA kernels, on the host shim."""
+    with registered(build_ops()) as shim:
+        return measure_all("shim", shim.take_counters)
+
+
+def measure_triton() -> dict[str, Traffic]:
+    """The Triton kernels, in a process with the interpreter."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "TRITON_DEFAULT_FP_FUSION": "1", "OMP_NUM_THREADS": "1"}
+    program = str(Path(__file__).with_name("triton_bytes.py"))
+    result = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=True)
+    return {name: Traffic(**values) for name, values in json.loads(result.stdout).items()}
+
+
+def read_table() -> dict[str, dict[str, Traffic]]:
+    """For "cuda" and "triton", call -> traffic."""
+    table = json.loads(TABLE.read_text())
+    return {kind: {name: Traffic(**values) for name, values in calls.items()} for kind, calls in table.items()}
+
+
+def as_json(table: dict[str, dict[str, Traffic]]) -> str:
+    """A line per call."""
+    parts = []
+    for kind, calls in table.items():
+        lines = [f"    {json.dumps(name)}: {json.dumps(vars(traffic))}" for name, traffic in calls.items()]
+        parts.append(f"  {json.dumps(kind)}: {{\n" + ",\n".join(lines) + "\n  }")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the table in bytes.json")
     arguments = parser.parse_args()
-    table = measure_all(register_shim(build_ops()))
-    for name, traffic in table.items():
-        print(f"{name:50} {traffic.requested:7.4f} {traffic.from_memory:7.4f} {traffic.launches:3}")
+    table = {"cuda": measure_cuda(), "triton": measure_triton()}
+    for kind, calls in table.items():
+        for name, traffic in calls.items():
+            print(f"{kind:7} {name:50} {traffic.requested:7.4f} {traffic.from_memory:7.4f} {traffic.launches:3}")
     if arguments.write:
-        lines = [f"  {json.dumps(name)}: {json.dumps(vars(traffic))}" for name, traffic in table.items()]
-        TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        TABLE.write_text(as_json(table))
 
 
 if __name__ == "__main__":
