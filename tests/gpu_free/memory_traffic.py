@@ -1,8 +1,8 @@
 """Bytes of global memory that the kernels move, beside what every kernel has to move: CUDA on the host shim, Triton in
 its interpreter.
 
-    python tests/gpu_free/memory_traffic.py            # prints the table
-    python tests/gpu_free/memory_traffic.py --write    # and keeps it in bytes.json, which test_bytes.py compares with
+    python tests/gpu_free/memory_traffic.py [cuda] [triton]            # prints the table
+    python tests/gpu_free/memory_traffic.py [cuda] [triton] --write    # and keeps it in bytes.json, for test_bytes.py
 
 Two numbers for each call, both as multiples of its floor. `requested` is every load and store as the threads make it.
 `from_memory` counts a 32-byte sector once for each launch that touches it: what is left with a cache that holds all of
@@ -161,9 +161,12 @@ def as_json(table: dict[str, dict[str, Traffic]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the table in bytes.json")
+    parser.add_argument("kinds", nargs="*", help="cuda, which takes a minute, or triton, which takes five; default: both")
     arguments = parser.parse_args()
-    table = {"cuda": measure_cuda(), "triton": measure_triton()}
-    for kind, calls in table.items():
+    measure = {"cuda": measure_cuda, "triton": measure_triton}
+    table = read_table()
+    for kind in arguments.kinds or measure:
+        calls = table[kind] = measure[kind]()
         for name, traffic in calls.items():
             print(f"{kind:7} {name:50} {traffic.requested:7.4f} {traffic.from_memory:7.4f} {traffic.launches:3}")
     if arguments.write:
