@@ -161,7 +161,7 @@ def as_json(table: dict[str, dict[str, Traffic]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the table in bytes.json")
-    parser.add_argument("kinds", nargs="*", help="cuda, which takes a minute, or triton, which takes five; default: both")
+    parser.add_argument("kinds", nargs="*", help="cuda (a minute) or triton (five minutes); both by default")
     arguments = parser.parse_args()
     measure = {"cuda": measure_cuda, "triton": measure_triton}
     table = read_table()
