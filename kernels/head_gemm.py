@@ -5,6 +5,9 @@ ids), rounds the logits to the input dtype as F.linear would, and writes each ro
 kernel (`head_partials`) merges the parts of each tile one after the other. So few rows keep all of a GPU busy, and many
 rows have the same order of summation. The programs of one part of the weight run together: it comes from memory once.
 
+Meant for few rows (mdlm_fast/ops/_triton.py says how many): then the weight's way from memory is the bound, and this
+reads it as fast as a library does. For many rows a library's GEMM is faster by more than the logits cost.
+
 Order of summation in a part: 32 columns by `tl.sum`, then the next 32. Maxima come first, so that the sums know theirs
 and a slice of the block at a time is all that they hold in registers.
 """
@@ -186,8 +189,7 @@ def multiply(
 ) -> None:
     """Launch the kernel on its arguments; what is not asked for stays None."""
     count, (width, depth) = rows.numel(), weight.shape
-    few = count <= 64  # rows; the weight's way from memory is the bound then
-    row_block = 64 if few else 128
+    row_block = 16 if count <= 16 else 64
     head_gemm_kernel[(triton.cdiv(width, PART.value) * triton.cdiv(count, row_block),)](
         hidden,
         *row_layout(hidden),
@@ -214,6 +216,6 @@ def multiply(
         WHOLE_DEPTH=depth % DEPTH == 0,
         ROWS=row_block,
         DEPTH=DEPTH,
-        num_warps=4 if few else 8,
-        num_stages=4 if few else 3,
+        num_warps=4,
+        num_stages=4,
     )

@@ -1,7 +1,5 @@
 """`score_partials` of an LM head's logits, from the statistics of their parts (see `head_gemm`)."""
 
-from collections.abc import Iterator
-
 import torch
 import triton
 import triton.language as tl
@@ -13,7 +11,6 @@ from mdlm_fast.kernels.rows import LOG2_E, TILE
 from mdlm_fast.kernels.tile import TileStatistics, merge_statistics
 
 TILE_FIELDS: tl.constexpr = tl.constexpr(8)
-GROUP_ROWS = 4096  # that share one passage over the weight, and the memory of their parts' statistics (0.1 GB)
 MERGED_ROWS = 128  # a program of the second kernel
 
 
@@ -66,12 +63,6 @@ def merge_parts_kernel(
     tl.store(record + 5, rest, mask=inside)
     tl.store(record + 6, mass, mask=inside)
     tl.store(record + 7, moment, mask=inside)
-
-
-def row_groups(count: int, limit: int | None = None) -> Iterator[slice]:
-    """Slices of at most GROUP_ROWS, and at most `limit`, of `count` rows; one empty slice where there are none."""
-    size = GROUP_ROWS if limit is None else max(1, min(limit, GROUP_ROWS))
-    return (slice(first, min(first + size, count)) for first in range(0, max(count, 1), size))
 
 
 def head_partials(

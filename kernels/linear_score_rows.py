@@ -1,17 +1,15 @@
 """`linear_score_rows` without logits in memory: the head's statistics (see `head_gemm`), then what they say of rows.
 
-Greedy rows need nothing else. Sampled ones are read again where they are drawn from, so their logits are kept, a group
-of rows at a time. What looks at logits more than once (top-k, top-p, a normaliser over all ids), guidance and fp32 are
-better served by a library's GEMM.
+Greedy rows need nothing else. Sampled ones are read again where they are drawn from, so their logits are kept. What looks
+at logits more than once (top-k, top-p, a normaliser over all ids), guidance and fp32 are better served by a library's
+GEMM.
 """
 
 import torch
 from torch import Tensor
 
 from mdlm_fast.kernels.finish_scores import Outputs, finish_scores
-from mdlm_fast.kernels.head_partials import head_partials, row_groups
-
-SCRATCH_BYTES = 256 << 20  # of logits
+from mdlm_fast.kernels.head_partials import head_partials
 
 
 def linear_score_rows(
@@ -38,49 +36,35 @@ def linear_score_rows(
 ) -> Outputs:
     """See `mdlm_fast.ops.linear_score_rows`. For bf16 and f16 without guidance, filters and normalize_all."""
     width = weight.shape[0]
-    stride = -(-width // 16) * 16  # aligned rows
-    groups = []
-    for group in row_groups(rows.numel(), SCRATCH_BYTES // (stride * hidden.element_size()) if sample else None):
-        numbers, logits = rows[group], None
-        if sample:
-            logits = hidden.new_empty((numbers.numel(), stride))[:, :width]
-            index = torch.arange(numbers.numel(), dtype=torch.int32, device=rows.device)
-            numbers = torch.where(numbers < 0, numbers, index)
-        partials, _ = head_partials(
-            hidden,
-            weight,
-            bias,
-            rows[group],
-            row_sequence[group],
-            temperature,
-            forbidden_ids,
-            vocab_limit,
-            stats_tempered,
-            logits=logits,
-        )
-        outputs = finish_scores(
-            partials,
-            logits,
-            hidden,
-            weight,
-            bias,
-            numbers,
-            row_sequence[group],
-            row_position[group],
-            temperature,
-            seeds,
-            step,
-            forbidden_ids,
-            None,
-            None,
-            0.0,
-            vocab_limit,
-            top_k,
-            top_p,
-            sample,
-            normalize_all,
-            stats_tempered,
-            stats,
-        )
-        groups.append(outputs)
-    return groups[0] if len(groups) == 1 else tuple(torch.cat(parts) for parts in zip(*groups, strict=True))
+    numbers, logits = rows, None
+    if sample:
+        stride = -(-width // 16) * 16  # aligned rows
+        logits = hidden.new_empty((rows.numel(), stride))[:, :width]
+        numbers = torch.where(rows < 0, rows, torch.arange(rows.numel(), dtype=torch.int32, device=rows.device))
+    partials, _ = head_partials(
+        hidden, weight, bias, rows, row_sequence, temperature, forbidden_ids, vocab_limit, stats_tempered, logits=logits
+    )
+    return finish_scores(
+        partials,
+        logits,
+        hidden,
+        weight,
+        bias,
+        numbers,
+        row_sequence,
+        row_position,
+        temperature,
+        seeds,
+        step,
+        forbidden_ids,
+        None,
+        None,
+        0.0,
+        vocab_limit,
+        top_k,
+        top_p,
+        sample,
+        normalize_all,
+        stats_tempered,
+        stats,
+    )

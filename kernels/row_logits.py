@@ -54,13 +54,13 @@ def read_logits(row, first, base, element, MASKED: tl.constexpr):
     """
     if MASKED:
         live = base + element < row.width - first
-        z = _unpack(tl.load(row.logits + first + (base + element), mask=live, other=NEG_INF))
+        z = _unpack(tl.load(row.logits + first + base + element, mask=live, other=NEG_INF))
         if row.guidance is not None:
-            guidance = _unpack(tl.load(row.guidance + first + (base + element), mask=live, other=0.0))
+            guidance = _unpack(tl.load(row.guidance + first + base + element, mask=live, other=0.0))
     else:
-        z = _unpack(tl.load(row.logits + first + (base + element)))
+        z = _unpack(tl.load(row.logits + first + base + element))
         if row.guidance is not None:
-            guidance = _unpack(tl.load(row.guidance + first + (base + element)))
+            guidance = _unpack(tl.load(row.guidance + first + base + element))
     if row.guidance is not None:
         # An id at -inf stays there: -inf - (-inf) would refuse the row for NaN.
         z = tl.where(z == NEG_INF, z, row.scale * z - row.guidance_scale * guidance)

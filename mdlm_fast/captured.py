@@ -170,5 +170,6 @@ class Unfinished:
 
 
 def _bucket(count: int) -> int:
-    """The power of two that holds `count` rows; not below 64, where the head's time is that of reading its weight."""
-    return max(64, 1 << max(count - 1, 0).bit_length())
+    """The power of two that holds `count` rows. Not below 256, where the head's time is still about that of reading its
+    weight, and a graph for each smaller number would cost more than it saves."""
+    return max(256, 1 << max(count - 1, 0).bit_length())

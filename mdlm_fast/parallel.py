@@ -85,7 +85,7 @@ def _of_owners(scores: RowScores, vocab_start: int, vocab_stop: int, group: dist
     """Each row's scores from the process whose columns hold its token. Rows without a token agree everywhere."""
     token = scores.token
     ours = ((token >= vocab_start) & (token < vocab_stop)) | (token < 0)
-    merged = []
+    merged: list[Any] = []
     for value in scores:
         if value is not None:
             value = torch.where(

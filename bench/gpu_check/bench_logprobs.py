@@ -96,7 +96,7 @@ def _measured(
 ) -> dict[str, Any]:
     """Times of forward and backward together and of the forward pass alone; memory beyond the inputs."""
     with ops.use_backend(None if backend == "PyTorch" else backend):
-        times = measure(settings, both, calls=number, graph=False)
-        times["forward_us"] = measure(settings, forward, calls=number, graph=False)["call_us"]
+        times = measure(settings, both, calls=number)
+        times["forward_us"] = measure(settings, forward, calls=number)["device_us"]
         times["peak_bytes"] = peak_bytes(settings, both)
     return times
