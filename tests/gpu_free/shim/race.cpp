@@ -65,8 +65,8 @@ std::string describe(const char* what, const Accesses& accesses) {
   for (unsigned lane = 0; lane < 32; ++lane)
     if (accesses.lanes >> lane & 1) threads.push_back(accesses.warp * 32 + lane);
   const std::string who = accesses.several_warps ? "several warps" : "threads " + ranges(threads);
-  return std::string(what) + " by the block that ran as number " + std::to_string(accesses.block) + ", " + who + ", last at " +
-         source_of(accesses.instruction);
+  return std::string(what) + " by the block that ran as number " + std::to_string(accesses.block) + ", " + who +
+         ", last at " + source_of(accesses.instruction);
 }
 
 const char* name(Access access) {

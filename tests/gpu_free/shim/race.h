@@ -1,6 +1,6 @@
 // Races: two accesses to one byte, one of them a write and not both atomic, that no barrier orders; but not two writes
-// of the same value. Seen in kernels that were compiled with -fsanitize=thread: the compiler then announces every load and store, to race.cpp instead of
-// to the sanitizer's own library, which knows nothing of fibers.
+// of the same value. Seen in kernels that were compiled with -fsanitize=thread: the compiler then announces every load
+// and store, to race.cpp instead of to the sanitizer's own library, which knows nothing of fibers.
 //
 // What orders: __syncthreads and its variants the threads of a block, grid_barrier all threads, __syncwarp the lanes
 // that it names. Shuffles and votes do not (CUDA promises no memory ordering for them), nor do atomics and fences.
