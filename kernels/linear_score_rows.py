@@ -1,8 +1,8 @@
 """`linear_score_rows` without logits in memory: the head's statistics (see `head_gemm`), then what they say of rows.
 
-Greedy rows need nothing else. Sampled ones are read again where they are drawn from, so their logits are kept. What looks
-at logits more than once (top-k, top-p, a normaliser over all ids), guidance and fp32 are better served by a library's
-GEMM.
+Greedy rows need nothing else. Sampled ones are read again where they are drawn from, so their logits are kept. What
+looks at logits more than once (top-k, top-p, a normaliser over all ids), guidance and fp32 are better served by a
+library's GEMM.
 """
 
 import torch

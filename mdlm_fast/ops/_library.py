@@ -49,9 +49,10 @@ def compiled_ops(namespace: str) -> dict[str, Implementation]:
     """The ops of `SCHEMAS` that a loaded library defines in `namespace`, and the LM-head ops that they make up."""
     found = getattr(torch.ops, namespace)
     ops: dict[str, Implementation] = {op: getattr(found, op).default for op in SCHEMAS if hasattr(found, op)}
-    for op, (function, parts) in PARTS.items():
-        if op not in ops and all(hasattr(found, part) for part in parts):
-            ops[op] = partial(function, *(getattr(found, part).default for part in parts))
+    if "linear_score_rows" not in ops:  # a library of kernels on logits: what starts from hidden states is made of them
+        for op, (function, parts) in PARTS.items():
+            if all(hasattr(found, part) for part in parts):
+                ops[op] = partial(function, *(getattr(found, part).default for part in parts))
     return ops
 
 

@@ -71,6 +71,47 @@ def linear_score_rows(
 
 
 @torch.no_grad()
+def finish_scores(
+    finish: Implementation,
+    partials: Tensor,
+    logits: Tensor | None,
+    hidden: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    rows: Tensor,
+    row_sequence: Tensor,
+    row_position: Tensor,
+    temperature: Tensor,
+    seeds: Tensor,
+    step: Tensor,
+    forbidden_ids: Tensor | None,
+    guidance_logits: Tensor | None,
+    guidance_rows: Tensor | None,
+    *options: int | float | bool,
+) -> tuple[Tensor, ...]:
+    """See `mdlm_fast.ops.finish_scores`. `finish` reads logits; from hidden states they are formed again."""
+    per_call = (temperature, seeds, step, forbidden_ids)
+    if logits is not None:
+        per_row = (rows, row_sequence, row_position)
+        return finish(partials, logits, None, None, None, *per_row, *per_call, guidance_logits, guidance_rows, *options)
+    assert hidden is not None and weight is not None
+    groups = []
+    row_bytes = weight.shape[0] * weight.element_size() * (1 if guidance_logits is None else 2)
+    for group in row_groups(rows.numel(), row_bytes):
+        numbers = numbered(rows[group])
+        guidance, guidance_numbers = None, None
+        if guidance_logits is not None and guidance_rows is not None:
+            guidance = F.linear(gather(guidance_logits, guidance_rows[group]), weight, bias)
+            guidance_numbers = numbers
+        again = F.linear(gather(hidden, rows[group]), weight, bias)
+        per_row = (numbers, row_sequence[group], row_position[group])
+        groups.append(
+            finish(partials[group], again, None, None, None, *per_row, *per_call, guidance, guidance_numbers, *options)
+        )
+    return joined(groups)
+
+
+@torch.no_grad()
 def linear_token_logprobs(
     score_partials: Implementation,
     merge_logprobs: Implementation,
@@ -225,6 +266,7 @@ def sum_by_row(grad: Tensor, rows: Tensor, like: Tensor) -> Tensor:
 
 #: Op -> how it is put together, and the functions of a backend that it takes first.
 PARTS: dict[str, tuple[Implementation, tuple[str, ...]]] = {
+    "finish_scores": (finish_scores, ("finish_scores",)),
     "linear_score_rows": (linear_score_rows, ("score_rows",)),
     "linear_token_logprobs": (linear_token_logprobs, ("score_partials", "merge_logprobs")),
     "linear_token_logprobs_backward": (linear_token_logprobs_backward, ("logit_gradient_",)),

@@ -79,7 +79,7 @@ Scores finish_scores(Tensor partials, OptionalTensor logits, OptionalTensor hidd
                      OptionalTensor guidance_rows, double guidance_scale, int64_t vocab_limit, int64_t top_k,
                      double top_p, bool sample, bool normalize_all, bool stats_tempered, int64_t stats) {
   STD_TORCH_CHECK(logits.has_value(),
-                  "mdlm_fast: finish_scores on CUDA cannot form logits again from hidden and weight: pass logits");
+                  "mdlm_fast: this finish_scores reads logits; mdlm_fast.ops forms them from hidden and weight");
   const DeviceScope scope(*logits);
   const ScoreSource source = score_source(*logits, rows, row_sequence, temperature, forbidden_ids, guidance_logits,
                                           guidance_rows, guidance_scale, 0, vocab_limit, normalize_all);
