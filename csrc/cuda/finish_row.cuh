@@ -46,20 +46,30 @@ __device__ __forceinline__ RowMaxima row_maxima(const float* records, int tiles,
   float top = -kInfinity, best = -kInfinity, second = -kInfinity;
   int top_tile = tiles, best_tile = tiles;
   std::int32_t best_id = -1;
-  for (int j = run.begin; j < run.end; ++j) {
-    const Partial p = load_partial(records + std::int64_t{j} * kPartialFields);
-    nan |= p.top != p.top;
-    if (p.top > top) {
-      top = p.top;
-      top_tile = j;
-    }
-    if (p.best > best) {
-      second = fmaxf(best, p.second);
-      best = p.best;
-      best_tile = j;
-      best_id = p.best_id;
-    } else {
-      second = fmaxf(second, p.best);
+  constexpr int kAtOnce = 2;  // records asked for before any is used
+#pragma unroll 1
+  for (int next = run.begin; next < run.end; next += kAtOnce) {
+    Partial partials[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+      partials[i] =
+          next + i < run.end ? load_partial(records + std::int64_t{next + i} * kPartialFields) : empty_partial();
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Partial& p = partials[i];
+      nan |= p.top != p.top;
+      if (p.top > top) {
+        top = p.top;
+        top_tile = next + i;
+      }
+      if (p.best > best) {
+        second = fmaxf(best, p.second);
+        best = p.best;
+        best_tile = next + i;
+        best_id = p.best_id;
+      } else {
+        second = fmaxf(second, p.best);
+      }
     }
   }
   RowMaxima row;
@@ -86,11 +96,13 @@ struct Normaliser {
 __device__ __forceinline__ Normaliser merge(const float* records, const float* rest, int rest_stride, int tiles,
                                             const RowMaxima& row, double temperature, int lane) {
   const TileRun run(tiles, lane);
+  const double inverse = 1.0 / temperature;
   Normaliser sum{0.0, 0.0};
+#pragma unroll 1
   for (int j = run.begin; j < run.end; ++j) {
     const Partial p = load_partial(records + std::int64_t{j} * kPartialFields);
     if (p.top == -kInfinity) continue;
-    const double shift = (static_cast<double>(p.top) - row.top) / temperature, scale = exp(shift);
+    const double shift = (static_cast<double>(p.top) - row.top) * inverse, scale = exp(shift);
     const double r = load(rest + std::int64_t{j} * rest_stride);
     sum.rest += scale * (j == row.top_tile ? r : 1.0 + r);
     sum.moment += scale * (p.moment + shift * (1.0 + r));
@@ -119,31 +131,42 @@ struct TemperedRow {
   double temperature;
 };
 
-// What is reported of a row whose token is chosen. `records` holds the plain distribution; a moment is of the plain or
-// of the tempered one, as stats_tempered says.
-__device__ __forceinline__ RowScore describe(const FinishOptions& options, const float* records, int tiles,
-                                             const RowMaxima& maxima, const TemperedRow& tempered, std::int64_t token,
-                                             float logit, int lane) {
+// The normalisers of a row that some statistic needs.
+struct RowSums {
+  Normaliser plain, tempered;
+};
+
+// `records` holds the plain distribution; a moment is of the plain or of the tempered one, as stats_tempered says.
+__device__ __forceinline__ RowSums row_sums(const FinishOptions& options, const float* records, int tiles,
+                                            const RowMaxima& maxima, const TemperedRow& tempered, int lane) {
+  RowSums sums{};
+  if ((options.stats & kLogp) != 0 || ((options.stats & (kMargin | kEntropy)) != 0 && !options.stats_tempered))
+    sums.plain = merge(records, records + kRestField, kPartialFields, tiles, maxima, 1.0, lane);
+  if (options.needs_tempered)
+    sums.tempered = merge(tempered.records, tempered.rest, tempered.rest_stride, tiles, tempered.maxima,
+                          tempered.temperature, lane);
+  return sums;
+}
+
+// What is reported of a row whose token is chosen.
+__device__ __forceinline__ RowScore describe(const FinishOptions& options, const RowMaxima& maxima,
+                                             const TemperedRow& tempered, const RowSums& sums, std::int64_t token,
+                                             float logit) {
   RowScore score{token, 0.0f, 0.0f, 0.0f, 0.0f};
-  const bool shape = (options.stats & (kMargin | kEntropy)) != 0;
-  Normaliser normaliser{};
-  if ((options.stats & kLogp) != 0 || (shape && !options.stats_tempered)) {
-    normaliser = merge(records, records + kRestField, kPartialFields, tiles, maxima, 1.0, lane);
-    score.logp = static_cast<float>((static_cast<double>(logit) - maxima.top) - normaliser.log_sum());
-  }
-  if (options.needs_tempered) {
-    const Normaliser own = merge(tempered.records, tempered.rest, tempered.rest_stride, tiles, tempered.maxima,
-                                 tempered.temperature, lane);
+  if ((options.stats & kLogp) != 0)
+    score.logp = static_cast<float>((static_cast<double>(logit) - maxima.top) - sums.plain.log_sum());
+  if ((options.stats & kLogpTempered) != 0) {
     const double distance = (static_cast<double>(logit) - tempered.maxima.top) / tempered.temperature;
-    score.logp_tempered = static_cast<float>(distance - own.log_sum());
-    if (options.stats_tempered) normaliser = own;
+    score.logp_tempered = static_cast<float>(distance - sums.tempered.log_sum());
   }
-  if (shape) {
+  if ((options.stats & (kMargin | kEntropy)) != 0) {
     // Values are selected, not one of two structures: choosing an address would put both in memory.
     const double top = options.stats_tempered ? tempered.maxima.top : maxima.top;
     const double best = options.stats_tempered ? tempered.maxima.best : maxima.best;
     const double second = options.stats_tempered ? tempered.maxima.second : maxima.second;
     const double divisor = options.stats_tempered ? tempered.temperature : 1.0;
+    const Normaliser normaliser{options.stats_tempered ? sums.tempered.rest : sums.plain.rest,
+                                options.stats_tempered ? sums.tempered.moment : sums.plain.moment};
     score.margin = static_cast<float>(exp((best - top) / divisor) * -expm1((second - best) / divisor) /
                                       (1.0 + normaliser.rest));
     const double entropy = normaliser.log_sum() - normaliser.moment / (1.0 + normaliser.rest);
@@ -169,7 +192,8 @@ __device__ __forceinline__ RowScore finish_greedy(const FinishOptions& options, 
   const RowMaxima maxima = row_maxima(records, tiles, lane);
   if (maxima.code != 0) return failed_score(maxima.code);
   const TemperedRow tempered = unfiltered(records, tempered_rest, normalize_all, maxima, temperature);
-  return describe(options, records, tiles, maxima, tempered, maxima.best_id, maxima.best, lane);
+  const RowSums sums = row_sums(options, records, tiles, maxima, tempered, lane);
+  return describe(options, maxima, tempered, sums, maxima.best_id, maxima.best);
 }
 
 }  // namespace mdlm_fast::cuda

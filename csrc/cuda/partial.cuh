@@ -5,7 +5,8 @@
 
 namespace mdlm_fast::cuda {
 
-inline constexpr int kPartialFields = 8, kRestField = 5, kMassField = 6;  // floats of a record, and places in it
+// Floats of a record, and places in it.
+inline constexpr int kPartialFields = 8, kBestField = 2, kRestField = 5, kMassField = 6;
 
 // Ids are global, -1 = none. `rest` leaves out `top` itself, `mass_rest` leaves out `best` itself.
 struct Partial {
