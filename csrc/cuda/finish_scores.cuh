@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(32) finish_greedy_kernel(const FinishScoresPar
 
 // Grid: C. Rows with a temperature above 0 draw, if asked to; rows that were scored again are read from there.
 template <class Stored, Reading kReading>
-__global__ void __launch_bounds__(32, 10) finish_kernel(const FinishScoresParams params) {
+__global__ void __launch_bounds__(32, 8) finish_kernel(const FinishScoresParams params) {
   const unsigned slot = blockIdx.x;
   const ScoreSource& source = params.source;
   const int lane = static_cast<int>(threadIdx.x);
