@@ -18,6 +18,10 @@ The hot path is the cheapest way around the loop that loads logits 16 bytes at a
 (`tests/gpu_free/machine_code/hot_loop.py`), or through the whole kernel where a thread's share of a tile has no loop.
 "Second temperature" is the cheapest way that takes two exponentials of every logit. MUFU is the unit that
 exponentiates: 16 lanes of a multiprocessor's 128. No kernel spills registers or has a stack frame.
+
+Reading 0 of a CUDA kernel is that of rows that begin at multiples of 16 bytes, 1 of rows that do not, 2 of either, 3 of
+guided rows. Shared memory and occupancy of `select_commit_kernel` and `remask_kernel` are without what a launch adds:
+a few bytes per position of a sequence.
 """
 COLUMNS = (
     "kernel",

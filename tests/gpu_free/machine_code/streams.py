@@ -14,18 +14,20 @@ class Stream:
     kernel: str  # regular expression
     load: str  # part of the opcode that loads a vector of logits
     # Part of an opcode -> how many the way of a usual tile passes, where a cheaper way exists: that of a tile of -inf
-    # alone, which has no maximum to find, or of a caller who does not ask for the runner-up.
+    # alone, which has no maximum to find, of a caller who does not ask for the runner-up, or of the lanes that write
+    # nothing, which wait for the one that does.
     through: dict[str, int] = field(default_factory=dict)
 
 
-# csrc/cuda/memory.cuh: load_vector leaves nothing in the first-level cache. Reading 0 is that of aligned rows.
+# csrc/cuda/memory.cuh: load_vector leaves nothing in the first-level cache.
 _VECTOR = "LDG.E.NA.128"
+_TILE = {"SHFL.IDX": 1, "STG": 1}
+_ALIGNED = r"_kernel<.*\(Reading\)0"
 STREAMS = (
-    Stream("CUDA", r"score_partials_kernel<.*\(Reading\)0, false", _VECTOR, {"SHFL.IDX": 1}),
-    Stream("CUDA", r"score_partials_kernel<.*\(Reading\)0, true", _VECTOR, {"SHFL.IDX": 1, "REDUX.MAX": 2}),
-    Stream("CUDA", r"logprob_records_kernel<.*\(Reading\)0", _VECTOR),
-    Stream("Triton", r"score_partials_kernel: (?!.*odd width)", ".128"),
-    Stream("Triton", r"gradient_kernel: ", ".128"),
+    Stream("CUDA", f"score_(partials|greedy){_ALIGNED}, false", _VECTOR, _TILE),
+    Stream("CUDA", f"score_(partials|greedy){_ALIGNED}, true", _VECTOR, {**_TILE, "REDUX.MAX": 2}),
+    Stream("CUDA", f"logprob_records{_ALIGNED}", _VECTOR),
+    Stream("Triton", r"^(score_partials|statistics|gradient|chunk_gradient)_kernel: (?!.*odd width)", ".128"),
 )
 
 

@@ -6,13 +6,15 @@ types, shapes and alignment are all that the compiler sees.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import torch
 
-from mdlm_fast.ops._schemas import PARTIAL_FIELDS, SCHEMAS, STAT_BITS, TILE
-from mdlm_fast.ops._triton import KERNELS
+from mdlm_fast.ops._schemas import PARTIAL_FIELDS, STAT_BITS, TILE
+from mdlm_fast.ops._triton import KERNELS, PART_KERNELS
 
 SEQUENCES, LENGTH, COLUMNS, HIDDEN = 4, 64, 126464, 4096
 EVERYTHING = sum(STAT_BITS.values())
@@ -22,7 +24,11 @@ GUIDED = {"guidance_logits": torch.empty(SEQUENCES * LENGTH, COLUMNS, dtype=torc
 HALF, SINGLE = {"dtype": torch.float16}, {"dtype": torch.float32}
 ODD = {"columns": COLUMNS + 1}  # rows that start anywhere: no vector loads
 
-#: What a launch is called: the op, and how its arguments differ from the usual ones.
+NUMBERS = torch.zeros(1024, dtype=torch.int32)
+#: Host functions by the names below: module of mdlm_fast.kernels and function.
+PLACES = KERNELS | PART_KERNELS | {"uniform_numbers": ("philox", "uniform_numbers")}
+
+#: What a launch is called: the host function, and how its arguments differ from the usual ones.
 LAUNCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "argmax and log-prob, bfloat16": ("score_partials", {"stats": ARGMAX, "forbidden_ids": None}),
     "everything, bfloat16": ("score_partials", {}),
@@ -37,30 +43,38 @@ LAUNCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "filtered, bfloat16": ("finish_scores", {"top_k": 50, "top_p": 0.9, "stats_tempered": True}),
     "log-probs, bfloat16": ("token_logprobs", {}),
     "log-probs, float32": ("token_logprobs", SINGLE),
+    "log-probs, bfloat16, odd width": ("token_logprobs", ODD),
     "gradient, bfloat16": ("token_logprobs_backward", {}),
     "gradient, float32": ("token_logprobs_backward", SINGLE),
+    "gradient of a chunk, bfloat16": ("logit_gradient_", {"logits": torch.empty(256, 8192, dtype=torch.bfloat16)}),
     "head, greedy, bfloat16": ("linear_score_rows", {"sample": False}),
     "head, sampled, bfloat16": ("linear_score_rows", {}),
     "head, greedy, bfloat16, 64 rows": ("linear_score_rows", {"sample": False, "length": 16}),
     "head, log-probs, bfloat16": ("linear_token_logprobs", {}),
+    "head, logits, bfloat16": ("head_logits", {"hidden": torch.empty(256, HIDDEN, dtype=torch.bfloat16)}),
     "soft quota": ("select_commit_", {"alg_temp": 1.0}),
     "entropy bound": ("select_commit_", {"rule": "entropy_bound"}),
     "origin": ("select_commit_", {"rule": "origin"}),
     "threshold, 4096 positions": ("select_commit_", {"rule": "threshold", "length": 4096}),
     "256 positions": ("remask_", {"length": 256}),
     "4096 positions": ("remask_", {"length": 4096}),
+    "uniform numbers": (
+        "uniform_numbers",
+        {"seeds": NUMBERS.long(), "positions": NUMBERS, "steps": NUMBERS, "stream": 1},
+    ),
 }
 
 
 def launch(name: str) -> None:
     """Runs the host code of one launch."""
-    op, changes = LAUNCHES[name]
-    module, function = KERNELS[op]
-    getattr(import_module(f"mdlm_fast.kernels.{module}"), function)(*_arguments(op, dict(changes)))
+    host, changes = LAUNCHES[name]
+    module, attribute = PLACES[host]
+    function = getattr(import_module(f"mdlm_fast.kernels.{module}"), attribute)
+    function(**_arguments(function, dict(changes)))
 
 
-def _arguments(op: str, changes: dict[str, Any]) -> list[Any]:
-    """Arguments in the order of the op's schema: `changes` by name, the rest as in the usual call.
+def _arguments(function: Callable[..., Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a host function, by name: `changes`, the rest as in the usual call, else by default or None.
 
     `dtype` and `columns` among the changes are those of logits, hidden states and weights, `length` that of a sequence.
     """
@@ -68,10 +82,11 @@ def _arguments(op: str, changes: dict[str, Any]) -> list[Any]:
     sizes = {name: changes.pop(name, size) for name, size in sizes.items()}
     shape = (SEQUENCES, sizes["length"])
     usual = _logits(*shape, sizes["columns"], sizes["dtype"]) | _canvas(*shape)
-    names = [argument.split()[-1] for argument in SCHEMAS[op].split(") -> ")[0][1:].split(", ")]
-    unknown = set(changes) - set(names)
-    assert not unknown, f"{op} has no arguments {unknown}"
-    return [changes.get(name, usual.get(name)) for name in names]
+    parameters = inspect.signature(function).parameters
+    unknown = set(changes) - set(parameters)
+    assert not unknown, f"{function.__name__} has no arguments {unknown}"
+    defaults = {name: None if one.default is one.empty else one.default for name, one in parameters.items()}
+    return {name: changes.get(name, usual.get(name, default)) for name, default in defaults.items()}
 
 
 def _logits(sequences: int, length: int, columns: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -29,7 +29,12 @@ def main() -> None:
             print(f"{language} sm_{arch}: {len(compiled)} kernels")
             for fault in find_faults(language, arch, compiled):
                 print(f"  {fault}")
-    updated = table.Table(versions, rows)
+    ordered = {
+        language: {arch: rows[language][arch] for arch in table.ARCHS if arch in rows[language]}
+        for language in table.LANGUAGES
+        if language in rows
+    }
+    updated = table.Table(versions, ordered)
     table.store(updated)
     markdown.PATH.write_text(markdown.render(updated))
 
