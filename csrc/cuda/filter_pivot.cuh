@@ -60,6 +60,7 @@ __device__ __forceinline__ void descend(PivotSearch& search, int bits, Value&& v
   const bool exists = reached;
   narrow_down(2, kWarpSize);
   narrow_down(1, 2);
+  __syncwarp();  // all lanes have read the search that lane 0 now overwrites
   if (lane == 0) search = {exists, key << bits | static_cast<std::uint32_t>(kBins - 1 - first), missing - above};
 }
 
