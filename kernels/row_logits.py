@@ -54,13 +54,13 @@ def read_logits(row, first, base, element, MASKED: tl.constexpr):
     """
     if MASKED:
         live = base + element < row.width - first
-        z = _unpack(tl.load(row.logits + first + base + element, mask=live, other=NEG_INF))
+        z = _unpack(tl.load(row.logits + first + (base + element), mask=live, other=NEG_INF))
         if row.guidance is not None:
-            guidance = _unpack(tl.load(row.guidance + first + base + element, mask=live, other=0.0))
+            guidance = _unpack(tl.load(row.guidance + first + (base + element), mask=live, other=0.0))
     else:
-        z = _unpack(tl.load(row.logits + first + base + element))
+        z = _unpack(tl.load(row.logits + first + (base + element)))
         if row.guidance is not None:
-            guidance = _unpack(tl.load(row.guidance + first + base + element))
+            guidance = _unpack(tl.load(row.guidance + first + (base + element)))
     if row.guidance is not None:
         # An id at -inf stays there: -inf - (-inf) would refuse the row for NaN.
         z = tl.where(z == NEG_INF, z, row.scale * z - row.guidance_scale * guidance)
@@ -84,14 +84,37 @@ def exclude(z, first, base, element, candidates):
 
 
 @triton.jit
-def read_set(row, candidates, first, base, element, pivot, excluded, KEEP: tl.constexpr, MASKED: tl.constexpr):
-    """z as `read_logits` with -inf for ids outside of a set: the candidates, or all ids that the pivot leaves (KEEP).
+def read_columns_apart(row, first, base, VECTOR: tl.constexpr):
+    """z at the VECTOR columns from each first + base on ([vectors, VECTOR]; base [vectors]), for rows that no load can
+    read 16 bytes at a time. A thread holds what it holds of other rows, so that sums have the same bits.
+    """
+    if VECTOR == 4:
+        z = tl.join(
+            tl.join(read_logits(row, first, base, 0, True), read_logits(row, first, base, 2, True)),
+            tl.join(read_logits(row, first, base, 1, True), read_logits(row, first, base, 3, True)),
+        )
+    else:
+        even = tl.join(
+            tl.join(read_logits(row, first, base, 0, True), read_logits(row, first, base, 4, True)),
+            tl.join(read_logits(row, first, base, 2, True), read_logits(row, first, base, 6, True)),
+        )
+        odd = tl.join(
+            tl.join(read_logits(row, first, base, 1, True), read_logits(row, first, base, 5, True)),
+            tl.join(read_logits(row, first, base, 3, True), read_logits(row, first, base, 7, True)),
+        )
+        z = tl.join(even, odd)
+    return tl.reshape(z, (base.shape[0], VECTOR))
+
+
+@triton.jit
+def restrict(z, first, base, element, candidates, pivot, excluded, KEEP: tl.constexpr):
+    """z with -inf for ids outside of a set: the candidates, or all ids that the pivot leaves (KEEP).
 
     Args:
+        first, base, element: as of `read_logits`.
         pivot: f32, candidates below it are removed from either set; or None.
         excluded: int32 from `excludes_any`; 0 says that all columns are candidates.
     """
-    z = read_logits(row, first, base, element, MASKED)
     if KEEP:
         if pivot is not None:
             candidate = z
@@ -104,6 +127,13 @@ def read_set(row, candidates, first, base, element, pivot, excluded, KEEP: tl.co
         if pivot is not None:
             z = tl.where(z >= pivot, z, NEG_INF)
     return z
+
+
+@triton.jit
+def read_set(row, candidates, first, base, element, pivot, excluded, KEEP: tl.constexpr, MASKED: tl.constexpr):
+    """`read_logits` of a set: see `restrict`."""
+    z = read_logits(row, first, base, element, MASKED)
+    return restrict(z, first, base, element, candidates, pivot, excluded, KEEP)
 
 
 @triton.jit
@@ -145,3 +175,9 @@ def forbidden_argument(forbidden_ids: Tensor | None, start: int, width: int) -> 
     column = torch.where((column >= 0) & (column < width), column, width)  # ids of other shards: behind the end
     mask = torch.zeros(width + 1, dtype=torch.uint8, device=forbidden_ids.device)
     return mask.index_fill_(0, column, 1), 0
+
+
+def reads_vectors(tensor: Tensor) -> bool:
+    """Whether every row of [N, V] or [B, L, V] starts at a multiple of 16 bytes."""
+    starts = [stride for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True) if size > 1]
+    return tensor.data_ptr() % 16 == 0 and all(stride * tensor.element_size() % 16 == 0 for stride in starts)

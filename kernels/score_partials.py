@@ -12,6 +12,7 @@ from mdlm_fast.kernels.row_logits import (
     excludes_any,
     forbidden_argument,
     forbidden_columns,
+    reads_vectors,
 )
 from mdlm_fast.kernels.rows import LOG2_E, TILE, row_layout, row_offset
 from mdlm_fast.kernels.tile import exponent_scale, tile_statistics
@@ -50,6 +51,7 @@ def score_partials_kernel(
     SECOND: tl.constexpr,
     MOMENT: tl.constexpr,
     MOMENT_TEMPERED: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """A program a run of tiles of one row.
 
@@ -104,6 +106,7 @@ def score_partials_kernel(
                 SECOND,
                 MOMENT,
                 MOMENT_TEMPERED,
+                ALIGNED,
             )
             best, best_column, second, mass = normaliser.top, normaliser.column, normaliser.second, normaliser.mass
             if NORMALIZE_ALL:  # noqa: SIM102
@@ -121,6 +124,7 @@ def score_partials_kernel(
                         SECOND,
                         False,
                         False,
+                        ALIGNED,
                     )
                     best, best_column, second, mass = allowed.top, allowed.column, allowed.second, allowed.mass
             top_id = tl.where(normaliser.top == NEG_INF, -1, vocab_start + normaliser.column)
@@ -200,6 +204,7 @@ def score_partials(
         SECOND=bool(stats & MARGIN),
         MOMENT=bool(stats & ENTROPY),
         MOMENT_TEMPERED=stats_tempered,
+        ALIGNED=reads_vectors(logits) and (guidance is None or reads_vectors(guidance)),
         num_warps=1,
         enable_fp_fusion=not guided,  # guidance is rounded as written, or near ties would differ between backends
     )

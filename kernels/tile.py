@@ -20,7 +20,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from mdlm_fast.kernels.row_logits import NEG_INF, read_set
+from mdlm_fast.kernels.row_logits import NEG_INF, read_columns_apart, read_set, restrict
 from mdlm_fast.kernels.rows import LN_2, LOG2_E, TILE
 
 LEAST_EXPONENT: tl.constexpr = tl.constexpr(-200.0)  # exp2 of it is 0 in fp32; keeps -inf * 0 out of the moment
@@ -109,25 +109,31 @@ def tile_statistics(
     SECOND: tl.constexpr,
     MOMENT: tl.constexpr,
     MOMENT_TEMPERED: tl.constexpr,
+    ALIGNED: tl.constexpr = True,
 ):
     """Read the tile that starts at column `first` (int32) and return its TileStatistics. For programs of one warp.
 
     Args:
         row, candidates: RowLogits and Candidates.
-        pivot, excluded, KEEP: see `read_set`.
+        pivot, excluded, KEEP: see `restrict`.
         scale, tempered_scale: f32.
         two_scales: int32, 0 where the two are equal and the exponentials are computed once.
         MOMENT_TEMPERED: the moment is taken at tempered_scale.
+        ALIGNED: rows start at multiples of 16 bytes (`reads_vectors`).
     """
     VECTOR: tl.constexpr = 128 // row.logits.dtype.element_ty.primitive_bitwidth
     VECTORS: tl.constexpr = TILE // VECTOR
     vector = tl.arange(0, VECTORS)
     element = tl.arange(0, VECTOR)
     base = vector[:, None] * VECTOR  # [vectors, 1]
-    if first + TILE <= row.width:
-        z = read_set(row, candidates, first, base, element[None, :], pivot, excluded, KEEP, False)
+    if ALIGNED:
+        if first + TILE <= row.width:
+            z = read_set(row, candidates, first, base, element[None, :], pivot, excluded, KEEP, False)
+        else:
+            z = read_set(row, candidates, first, base, element[None, :], pivot, excluded, KEEP, True)
     else:
-        z = read_set(row, candidates, first, base, element[None, :], pivot, excluded, KEEP, True)
+        z = read_columns_apart(row, first, vector * VECTOR, VECTOR)
+        z = restrict(z, first, base, element[None, :], candidates, pivot, excluded, KEEP)
 
     vector_top = tl.max(z, 1)  # [vectors]
     top = tl.max(vector_top, 0)
