@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mdlm_fast.kernels.row_logits import (
+    LARGEST_SPAN,
     Candidates,
     RowLogits,
     excludes_any,
@@ -24,7 +25,6 @@ from mdlm_fast.kernels.row_logits import (
 from mdlm_fast.kernels.rows import TILE, row_layout, row_offset
 from mdlm_fast.kernels.tile import SMALLEST_TEMPERATURE, exponent_scale
 
-LARGEST_BLOCK = 8192
 KEY_OF_LOWEST: tl.constexpr = tl.constexpr(0x00800000)  # of -FLT_MAX
 SIGN: tl.constexpr = tl.constexpr(0x80000000)
 
@@ -45,7 +45,7 @@ def filter_pivot_kernel(
     rows,  # int32 [C], -1 = padding
     row_sequence,  # int32 [C]
     temperature,  # f32 [B]
-    forbidden,  # int64 [num_forbidden] or uint8 [V] or None
+    forbidden,  # int64 [num_forbidden] or uint8 [V or more] or None
     num_forbidden,
     limit,  # columns from here on are no candidates
     guidance,  # as logits, or None
@@ -142,7 +142,7 @@ def filter_pivot(
     guided = guidance_logits is not None and guidance_scale != 0.0
     guidance = guidance_logits if guided else None
     bits = 32 if guided else {torch.bfloat16: 16, torch.float16: 19}.get(logits.dtype, 32)
-    block = min(LARGEST_BLOCK, triton.next_power_of_2(width))
+    block = min(LARGEST_SPAN, triton.next_power_of_2(width))
     tiles = triton.cdiv(width, TILE.value)
     filter_pivot_kernel[(rows.numel(),)](
         logits,

@@ -90,7 +90,7 @@ def finish_scores_kernel(
     seeds,  # int64 [B]
     step,  # int32 [1] or [B]
     step_stride,  # 0 or 1
-    forbidden,  # int64 [num_forbidden] or uint8 [V] or None
+    forbidden,  # int64 [num_forbidden] or uint8 [V or more] or None
     num_forbidden,
     limit,  # columns from here on are no candidates
     guidance,  # as logits, or None

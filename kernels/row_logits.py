@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mdlm_fast.kernels.rows import TILE
 
+LARGEST_SPAN = 8192  # columns that a kernel reads at a time, from a multiple of their number on
 LIST_LIMIT: tl.constexpr = tl.constexpr(64)  # more forbidden ids than this are read as a mask over the columns
 NEG_INF: tl.constexpr = tl.constexpr(float("-inf"))
 
@@ -30,7 +31,8 @@ class RowLogits(NamedTuple):
 class Candidates(NamedTuple):
     """The ids that may be chosen, on the device: columns below `limit` that are not forbidden."""
 
-    forbidden: tl.tensor | None  # pointer: int64 [count], global ids, as given; or uint8 [width], 1 = forbidden
+    # Pointer: int64 [count], global ids, as given; or uint8 [a multiple of LARGEST_SPAN above the width], 1 = forbidden.
+    forbidden: tl.tensor | None
     count: tl.tensor  # length of the list; 0 with a mask
     start: tl.tensor  # global id of column 0
     limit: tl.tensor  # columns from here on are no candidates; at most the width
@@ -77,9 +79,7 @@ def exclude(z, first, base, element, candidates):
                 column = (tl.load(candidates.forbidden + k) - candidates.start).to(tl.int32)
                 z = tl.where(base == column - first - element, NEG_INF, z)
         else:
-            column = first + (base + element)
-            forbidden = tl.load(candidates.forbidden + column, mask=column < candidates.limit, other=1)
-            z = tl.where(forbidden != 0, NEG_INF, z)
+            z = tl.where(tl.load(candidates.forbidden + first + (base + element)) != 0, NEG_INF, z)
     return z
 
 
@@ -173,7 +173,7 @@ def forbidden_argument(forbidden_ids: Tensor | None, start: int, width: int) -> 
         return forbidden_ids, 0 if forbidden_ids is None else forbidden_ids.numel()
     column = forbidden_ids - start
     column = torch.where((column >= 0) & (column < width), column, width)  # ids of other shards: behind the end
-    mask = torch.zeros(width + 1, dtype=torch.uint8, device=forbidden_ids.device)
+    mask = torch.zeros(triton.cdiv(width + 1, LARGEST_SPAN) * LARGEST_SPAN, dtype=torch.uint8, device=column.device)
     return mask.index_fill_(0, column, 1), 0
 
 

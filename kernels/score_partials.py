@@ -31,7 +31,7 @@ def score_partials_kernel(
     rows,  # int32 [C], -1 = padding
     row_sequence,  # int32 [C]
     temperature,  # f32 [B]
-    forbidden,  # int64 [num_forbidden] or uint8 [V] or None
+    forbidden,  # int64 [num_forbidden] or uint8 [V or more] or None
     num_forbidden,
     vocab_start,
     limit,  # columns from here on are no candidates
