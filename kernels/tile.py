@@ -119,7 +119,7 @@ def tile_statistics(
         scale, tempered_scale: f32.
         two_scales: int32, 0 where the two are equal and the exponentials are computed once.
         MOMENT_TEMPERED: the moment is taken at tempered_scale.
-        ALIGNED: rows start at multiples of 16 bytes (`reads_vectors`).
+        ALIGNED: rows start at multiples of 16 bytes (see `reads_vectors`).
     """
     VECTOR: tl.constexpr = 128 // row.logits.dtype.element_ty.primitive_bitwidth
     VECTORS: tl.constexpr = TILE // VECTOR

@@ -26,6 +26,7 @@ from mdlm_fast.kernels.row_logits import (
     forbidden_argument,
     forbidden_columns,
     read_set,
+    reads_vectors,
 )
 from mdlm_fast.kernels.rows import TILE, row_layout, row_offset
 from mdlm_fast.kernels.score_partials import tiles_per_program
@@ -51,6 +52,7 @@ def statistics_kernel(
     tiles,
     tiles_per_program,
     MOMENT: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """A program a run of tiles of one score's row; one warp, see `tile`."""
     runs = tl.cdiv(tiles, tiles_per_program)
@@ -70,7 +72,9 @@ def statistics_kernel(
         for tile in range(first_tile, tl.minimum(first_tile + tiles_per_program, tiles)):
             first = tile * TILE
             excluded = excludes_any(first, candidates, listed)
-            s = tile_statistics(source, candidates, first, None, excluded, scale, scale, 0, False, False, MOMENT, True)
+            s = tile_statistics(
+                source, candidates, first, None, excluded, scale, scale, 0, False, False, MOMENT, True, ALIGNED
+            )
             record = partials + (score.to(tl.int64) * tiles + tile) * FIELDS
             tl.store(record, s.top)
             tl.store(record + 6, s.mass)
@@ -110,6 +114,7 @@ def token_logprobs(
             tiles,
             run,
             MOMENT=need_entropy,
+            ALIGNED=reads_vectors(logits),
             num_warps=1,
         )
     return merge_logprobs(partials, target_logits, rows, temperature, need_entropy)

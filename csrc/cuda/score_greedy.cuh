@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(kPartialsThreads, kPartialsBlocks<Stored>)
     score_greedy_kernel(const ScorePartialsParams wanted, const FinishScoresParams finish) {
   const ScoreSource& source = wanted.source;
   const int lane = static_cast<int>(threadIdx.x % kWarpSize);
-  const unsigned warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize, all = gridDim.x * warps;
+  // From lane 0, so that the compiler knows it to be the same in all lanes.
+  const unsigned warp = __shfl_sync(kFullWarp, threadIdx.x / kWarpSize, 0), warps = blockDim.x / kWarpSize, all = gridDim.x * warps;
   const unsigned capacity = static_cast<unsigned>(source.capacity), tiles = static_cast<unsigned>(source.tiles);
 #pragma unroll 1
   for (unsigned index = blockIdx.x * warps + warp; index < capacity * tiles; index += all)
