@@ -31,7 +31,7 @@ class RowLogits(NamedTuple):
 class Candidates(NamedTuple):
     """The ids that may be chosen, on the device: columns below `limit` that are not forbidden."""
 
-    # Pointer: int64 [count], global ids, as given; or uint8 [a multiple of LARGEST_SPAN above the width], 1 = forbidden.
+    # Pointer: int64 [count], global ids, as given; or uint8 [multiple of LARGEST_SPAN above the width], 1 = forbidden.
     forbidden: tl.tensor | None
     count: tl.tensor  # length of the list; 0 with a mask
     start: tl.tensor  # global id of column 0
