@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mdlm_fast.kernels.rows import TILE
+from mdlm_fast.kernels.rows import TILE, row_layout
 
 LARGEST_SPAN = 8192  # columns that a kernel reads at a time, from a multiple of their number on
 LIST_LIMIT: tl.constexpr = tl.constexpr(64)  # more forbidden ids than this are read as a mask over the columns
@@ -178,7 +178,7 @@ def forbidden_argument(forbidden_ids: Tensor | None, start: int, width: int) -> 
 
 
 def reads_vectors(tensor: Tensor) -> bool:
-    """Whether the compiler knows every row of [N, V] or [B, L, V] to start at a multiple of 16 bytes: it looks at strides
-    in elements, and whether 16 divides them."""
-    starts = [stride for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True) if size > 1]
-    return tensor.data_ptr() % 16 == 0 and all(stride % 16 == 0 for stride in starts)
+    """Whether the compiler knows every row of [N, V] or [B, L, V] to start at a multiple of 16 bytes: it looks at the
+    address and at the strides in elements, and whether 16 divides them."""
+    _, batch_stride, row_stride = row_layout(tensor)
+    return tensor.data_ptr() % 16 == 0 and batch_stride % 16 == 0 and row_stride % 16 == 0
