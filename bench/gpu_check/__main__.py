@@ -139,7 +139,12 @@ class Check:
             options = {"ops": sanitizer.TOOLS[tool], "most_cases": sanitizer.MOST_CASES[tool]}
             settings = replace(self.settings, backends=("cuda",), quick=True, options=options)
             outcome = self._worker(
-                "sanitizer", seconds, settings, label=tool, prefix=sanitizer.command(tool), environment={"OMP_NUM_THREADS": "2"}
+                "sanitizer",
+                seconds,
+                settings,
+                label=tool,
+                prefix=sanitizer.command(tool),
+                environment={"OMP_NUM_THREADS": "2"},
             )
             log = (FOLDER / f"{tool}.log").read_text(errors="replace")
             found = sanitizer.errors_found(log)
