@@ -113,8 +113,8 @@ def accuracy(
 
 
 def gradient(what: str, ours: Tensor, exact: Tensor, torch_same_dtype: Tensor) -> Measurement:
-    """Twice the error of PyTorch in the same dtype, plus one unit in the last place of the largest element; a second unit
-    where there are fewer than 64 elements, over which PyTorch may be lucky."""
+    """Twice the error of PyTorch in the same dtype, plus one unit in the last place of the largest element; a second
+    unit where there are fewer than 64 elements, over which PyTorch may be lucky."""
     if ours.numel() == 0:
         return Measurement(what, 0.0)
     exact = exact.double()
