@@ -144,10 +144,9 @@ class Check:
                 settings,
                 label=tool,
                 prefix=sanitizer.command(tool),
-                environment={"OMP_NUM_THREADS": "2"},
+                environment=sanitizer.ENVIRONMENT,
             )
-            log = (FOLDER / f"{tool}.log").read_text(errors="replace")
-            found = sanitizer.errors_found(log)
+            found = sanitizer.errors_found(tool)
             self.results["sanitizer"][tool] = {**found, "cases": len(outcome.results), "worker_errors": outcome.errors}
 
         with ThreadPoolExecutor(2) as pool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.gpu_check import build, parity, report
-from bench.gpu_check.__main__ import main
+from bench.gpu_check.__main__ import Check, main
 from bench.gpu_check.sanitizer import errors_found
 from bench.gpu_check.settings import Settings, torch_version
 from bench.gpu_check.supervise import supervise
@@ -82,6 +84,25 @@ def test_failures_of_every_stage_are_reported() -> None:
     assert len(report.failures(results)) == 8
     row = parity.table({}, results["parity"]["errors"])[0]
     assert (row["op"], row["backend"], row["dtype"], row["failed"]) == ("select_commit_", "triton", "float32", 1)
+
+
+def test_the_sanitizer_stage_reads_what_the_tool_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(
+        "#!/bin/sh\n"
+        'while [ "$1" != --log-file ]; do shift; done\n'
+        'echo "========= ERROR SUMMARY: 3 errors" > "$(echo "$2" | sed s/%p/1/)"\n'
+        'shift 2; exec "$@"\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setattr("bench.gpu_check.sanitizer.find_tool", lambda: str(tool))
+    check = Check(Namespace(quick=False, dry_run=False, backend=None, out=tmp_path))
+    check.settings = replace(check.settings, device="cpu")
+    check.sanitizer(60.0)
+    assert {name: found["errors"] for name, found in check.results["sanitizer"].items()} == {
+        "memcheck": 3,
+        "racecheck": 3,
+    }
 
 
 def test_summaries_of_the_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
