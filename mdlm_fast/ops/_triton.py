@@ -33,8 +33,8 @@ PART_KERNELS = {
     "head_logits": ("head_gemm", "head_logits"),
 }
 
-#: The most rows for which Triton's own GEMM is used, which stores no logits. Alone it is as fast as a library's on an H200
-#: (V = 126,464, H = 4096, bf16: 250 us); beyond 64 rows it falls behind, by 7% at 128 and 32% at 512.
+#: The most rows for which Triton's own GEMM is used, which stores no logits. Alone it is as fast as a library's on an
+#: H200 (V = 126,464, H = 4096, bf16: 250 us); beyond 64 rows it falls behind, by 7% at 128 and 32% at 512.
 FUSED_ROWS = 64
 
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
