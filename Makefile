@@ -125,7 +125,7 @@ build/.compiled: $(VENV)/.installed $(NATIVE)
 SANITIZE_LIB := $(abspath build/sanitize/lib)
 sanitize: build/.compiled $(VENV)/.tests-installed
 	@echo "Compiling the kernels with sanitizers (log in build/sanitize.log) ..."
-	@PATH="$(abspath $(BIN)):$$PATH" MDLM_FAST_BUILD=require MDLM_FAST_SANITIZE=address,undefined \
+	@PATH="$(abspath $(BIN)):$$PATH" MDLM_FAST_BUILD=require MDLM_FAST_CUDA_ARCHS=80 MDLM_FAST_SANITIZE=address,undefined \
 	  $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib $(SANITIZE_LIB) \
 	  --build-temp build/sanitize/objects > build/sanitize.log 2>&1 || { cat build/sanitize.log; exit 1; }
 	cd build && PYTHONPATH=$(SANITIZE_LIB) $(abspath $(BIN))/python -c 'import mdlm_fast; assert mdlm_fast.__file__.startswith("$(SANITIZE_LIB)")'

@@ -4,7 +4,6 @@ The maths is that of `ops/reference/_tiles.py`.
 """
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -21,7 +20,6 @@ from mdlm_fast.kernels.tile import SMALLEST_TEMPERATURE, exponent_scale
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 LOGP, LOGP_T = 2, 4  # bits of `stats`
-LINEAR_ELEMENTS = 1 << 26  # logits computed at a time from hidden states
 TOKEN_STREAM: tl.constexpr = tl.constexpr(0)  # `mdlm_fast.rng.STREAMS`
 
 
@@ -182,94 +180,23 @@ def finish_scores(
     stats_tempered: bool,
     stats: int,
 ) -> Outputs:
-    """See `mdlm_fast.ops.finish_scores`. With hidden and weight, guidance_logits holds the guidance hidden states."""
-    count = rows.numel()
-    token = torch.empty(count, dtype=torch.int64, device=partials.device)
+    """See `mdlm_fast.ops.finish_scores`; `hidden`, `weight` and `bias` are not read. logits: None where nothing is read
+    again: neither a draw, nor a filter, nor a tempered normaliser over all ids."""
+    count, device = rows.numel(), partials.device
+    token = torch.empty(count, dtype=torch.int64, device=device)
     outputs = [
-        torch.empty(count if stats & bit else 0, dtype=torch.float32, device=partials.device)
+        torch.empty(count if stats & bit else 0, dtype=torch.float32, device=device)
         for bit in (LOGP, LOGP_T, MARGIN, ENTROPY)
     ]
-    result = (token, *outputs)
     if not count:
-        return result
+        return token, *outputs
     filtered = top_k > 0 or top_p < 1.0
     tempered = bool(stats & LOGP_T) or (stats_tempered and bool(stats & (MARGIN | ENTROPY)))
-    recompute = (filtered and (tempered or sample)) or (normalize_all and tempered)
-    options = (vocab_limit, top_k, top_p, sample, normalize_all, stats_tempered, stats, recompute)
-    if logits is not None or not (sample or recompute):
-        _finish(
-            partials,
-            logits,
-            rows,
-            row_sequence,
-            row_position,
-            temperature,
-            seeds,
-            step,
-            forbidden_ids,
-            guidance_logits if logits is not None else None,
-            guidance_rows,
-            guidance_scale,
-            result,
-            *options,
-        )
-        return result
-    assert hidden is not None and weight is not None
-    group = max(1, LINEAR_ELEMENTS // weight.shape[0])
-    for low in range(0, count, group):
-        part = slice(low, low + group)
-        guidance = None
-        if guidance_logits is not None and guidance_rows is not None and guidance_scale != 0.0:
-            guidance = F.linear(gather_rows(guidance_logits, guidance_rows[part]), weight, bias)
-        index = torch.arange(rows[part].numel(), dtype=torch.int32, device=rows.device)
-        _finish(
-            partials[part],
-            F.linear(gather_rows(hidden, rows[part]), weight, bias),
-            torch.where(rows[part] < 0, -1, index),
-            row_sequence[part],
-            row_position[part],
-            temperature,
-            seeds,
-            step,
-            forbidden_ids,
-            guidance,
-            index,
-            guidance_scale,
-            (token[part], *(output[part] for output in outputs)),
-            *options,
-        )
-    return result
-
-
-def _finish(
-    partials: Tensor,
-    logits: Tensor | None,
-    rows: Tensor,
-    row_sequence: Tensor,
-    row_position: Tensor,
-    temperature: Tensor,
-    seeds: Tensor,
-    step: Tensor,
-    forbidden_ids: Tensor | None,
-    guidance_logits: Tensor | None,
-    guidance_rows: Tensor | None,
-    guidance_scale: float,
-    outputs: Outputs,
-    vocab_limit: int,
-    top_k: int,
-    top_p: float,
-    sample: bool,
-    normalize_all: bool,
-    stats_tempered: bool,
-    stats: int,
-    recompute: bool,
-) -> None:
-    """Fill the outputs. `recompute`: the tempered statistics are not in the partials, the rows are read again."""
     source = (forbidden_ids, guidance_logits, guidance_rows, guidance_scale)
     pivots = tempered_partials = None
-    if recompute:
+    if (filtered and (tempered or sample)) or (normalize_all and tempered):  # the partials do not have these statistics
         assert logits is not None
-        if top_k > 0 or top_p < 1.0:
+        if filtered:
             pivots = filter_pivot(partials, logits, rows, row_sequence, temperature, *source, vocab_limit, top_k, top_p)
         tempered_partials = score_partials(
             logits,
@@ -314,20 +241,12 @@ def _finish(
         guidance_scale + 1.0,
         guidance_scale,
         pivots,
-        outputs[0],
-        *(output if output.numel() else None for output in outputs[1:]),
+        token,
+        *(output if output.numel() else None for output in outputs),
         SAMPLE=sample,
         SHAPE_TEMPERED=stats_tempered,
         TILES=triton.next_power_of_2(tiles),
         num_warps=4,
         enable_fp_fusion=not guided,
     )
-
-
-def gather_rows(tensor: Tensor, rows: Tensor) -> Tensor:
-    """Rows of [N, X] or [B, L, X] by flat index, padding as row 0."""
-    index = rows.clamp(min=0).long()
-    if tensor.dim() == 2:
-        return tensor[index]
-    length = tensor.shape[1]
-    return tensor[torch.div(index, length, rounding_mode="floor"), index % length]
+    return token, *outputs

@@ -9,9 +9,8 @@ other vector, plus that of the chosen vector taken again without its maximum.
 Order of summation: the columns of a vector, then the vectors, by `tl.sum` with one warp, then the chosen vector. It
 depends on the dtype alone.
 
-For another kernel: `tile_statistics` does all of this for a tile in memory, `block_statistics` and `merge_statistics`
-give the same statistics of columns in registers (any number of rows), a few at a time. Sums are in fp32, exponents are
-`(z - maximum) * scale`, subtracted before they are scaled: `scale` is log2(e) / T.
+For another kernel: `tile_statistics` does all of this for a tile in memory, `merge_statistics` puts statistics of two
+sets of columns together. Sums are in fp32; exponents are `(z - maximum) * scale`, where `scale` is log2(e) / T.
 """
 
 import os
@@ -159,50 +158,6 @@ def tile_statistics(
             moment = tempered_moment
     top = tl.where(rest != rest, float("nan"), top)  # exponentials are not negative: only a NaN makes their sum NaN
     return TileStatistics(top, first + at * VECTOR + place, second, rest, mass, moment)
-
-
-@triton.jit
-def block_statistics(
-    z,
-    column,
-    scale,
-    tempered_scale,
-    SECOND: tl.constexpr,
-    MOMENT: tl.constexpr,
-    MOMENT_TEMPERED: tl.constexpr,
-    TEMPERED: tl.constexpr,
-):
-    """TileStatistics ([rows]) of a block of columns in registers.
-
-    Args:
-        z: f32 [rows, columns], -inf outside of the set.
-        column: int32 [columns], increasing.
-        scale, tempered_scale: f32, scalars or [rows].
-        TEMPERED: whether tempered_scale may differ from scale in some row.
-    """
-    top = tl.max(z, 1)  # [rows]
-    at = tl.min(tl.where(z == top[:, None], column[None, :], 2147483647), 1)
-    own = column[None, :] == at[:, None]
-    second = tl.full(top.shape, NEG_INF, tl.float32)
-    if SECOND:
-        second = tl.max(tl.where(own, NEG_INF, z), 1)
-    d = z - finite(top)[:, None]
-    exponent = d * (scale + tl.zeros_like(top))[:, None]
-    e = tl.exp2(exponent)
-    rest = tl.sum(tl.where(own, 0.0, e), 1)
-    mass = rest
-    if TEMPERED:
-        tempered_exponent = d * (tempered_scale + tl.zeros_like(top))[:, None]
-        tempered_e = tl.exp2(tempered_exponent)
-        mass = tl.sum(tl.where(own, 0.0, tempered_e), 1)
-        if MOMENT_TEMPERED:
-            exponent = tempered_exponent
-            e = tempered_e
-    moment = tl.zeros_like(top)
-    if MOMENT:
-        moment = LN_2 * tl.sum(e * tl.maximum(exponent, LEAST_EXPONENT), 1)
-    nan = tl.max((z != z).to(tl.int32), 1) > 0
-    return TileStatistics(tl.where(nan, float("nan"), top), at, second, rest, mass, moment)
 
 
 @triton.jit

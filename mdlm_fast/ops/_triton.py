@@ -58,6 +58,7 @@ def triton_backend() -> Backend:
     gradients = library["linear_token_logprobs_backward"]
     ops: dict[str, Implementation] = {op: kernels[op] for op in KERNELS}
     ops |= {
+        "finish_scores": library["finish_scores"],
         "linear_score_rows": _ScoreHead(kernels["linear_score_rows"], library["linear_score_rows"]),
         "linear_token_logprobs": _LogprobHead(0, kernels["linear_token_logprobs"], library["linear_token_logprobs"]),
         "linear_token_logprobs_backward": _LogprobHead(2, partial(gradients, linear=kernels["head_logits"]), gradients),
