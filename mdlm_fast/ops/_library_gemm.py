@@ -12,7 +12,7 @@ padding rows are computed like others, from hidden row 0, and left out of every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -44,30 +44,13 @@ def linear_score_rows(
     *options: int | float | bool,
 ) -> tuple[Tensor, ...]:
     """See `mdlm_fast.ops.linear_score_rows`."""
-    groups = []
-    row_bytes = weight.shape[0] * weight.element_size() * (1 if guidance_hidden is None else 2)
-    for group in row_groups(rows.numel(), row_bytes):
-        numbers = numbered(rows[group])
-        guidance, guidance_numbers = None, None
-        if guidance_hidden is not None and guidance_rows is not None:
-            guidance = F.linear(gather(guidance_hidden, guidance_rows[group]), weight, bias)
-            guidance_numbers = numbers
-        outputs = score_rows(
-            F.linear(gather(hidden, rows[group]), weight, bias),
-            numbers,
-            row_sequence[group],
-            row_position[group],
-            temperature,
-            seeds,
-            step,
-            forbidden_ids,
-            guidance,
-            guidance_numbers,
-            guidance_scale,
-            *options,
-        )
-        groups.append(outputs)
-    return joined(groups)
+    per_call = (temperature, seeds, step, forbidden_ids)
+
+    def run(group: slice, logits: Tensor, numbers: Tensor, *guidance: Tensor | None) -> tuple[Tensor, ...]:
+        per_row = (numbers, row_sequence[group], row_position[group])
+        return score_rows(logits, *per_row, *per_call, *guidance, guidance_scale, *options)
+
+    return on_logits(run, hidden, weight, bias, rows, guidance_hidden, guidance_rows)
 
 
 @torch.no_grad()
@@ -95,20 +78,12 @@ def finish_scores(
         per_row = (rows, row_sequence, row_position)
         return finish(partials, logits, None, None, None, *per_row, *per_call, guidance_logits, guidance_rows, *options)
     assert hidden is not None and weight is not None
-    groups = []
-    row_bytes = weight.shape[0] * weight.element_size() * (1 if guidance_logits is None else 2)
-    for group in row_groups(rows.numel(), row_bytes):
-        numbers = numbered(rows[group])
-        guidance, guidance_numbers = None, None
-        if guidance_logits is not None and guidance_rows is not None:
-            guidance = F.linear(gather(guidance_logits, guidance_rows[group]), weight, bias)
-            guidance_numbers = numbers
-        again = F.linear(gather(hidden, rows[group]), weight, bias)
+
+    def run(group: slice, again: Tensor, numbers: Tensor, *guidance: Tensor | None) -> tuple[Tensor, ...]:
         per_row = (numbers, row_sequence[group], row_position[group])
-        groups.append(
-            finish(partials[group], again, None, None, None, *per_row, *per_call, guidance, guidance_numbers, *options)
-        )
-    return joined(groups)
+        return finish(partials[group], again, None, None, None, *per_row, *per_call, *guidance, *options)
+
+    return on_logits(run, hidden, weight, bias, rows, guidance_logits, guidance_rows)
 
 
 @torch.no_grad()
@@ -200,6 +175,34 @@ def linear_token_logprobs_backward(
             torch.sum(grad_z, 0, out=grad_bias[chunk])
         del grad_z
     return (sum_by_row(grad_x, rows, hidden) if need_hidden else grad_x.to(hidden.dtype)), grad_weight, grad_bias
+
+
+def on_logits(
+    run: Callable[..., tuple[Tensor, ...]],
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    guidance_hidden: Tensor | None,
+    guidance_rows: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """The outputs of run(group, logits, numbers, guidance_logits, guidance_numbers) for all groups of rows.
+
+    logits: [n, V] of a group; numbers: int32 [n], its rows within them, -1 = padding; the guidance is None without any.
+    Passed on rather than handed out, so that one group's logits are gone before the next one's are formed.
+    """
+    outputs = []
+    row_bytes = weight.shape[0] * weight.element_size() * (1 if guidance_hidden is None else 2)
+    for group in row_groups(rows.numel(), row_bytes):
+        numbers = numbered(rows[group])
+        guidance, guidance_numbers = None, None
+        if guidance_hidden is not None and guidance_rows is not None:
+            guidance = F.linear(gather(guidance_hidden, guidance_rows[group]), weight, bias)
+            guidance_numbers = numbers
+        logits = F.linear(gather(hidden, rows[group]), weight, bias)
+        outputs.append(run(group, logits, numbers, guidance, guidance_numbers))
+        del logits, guidance
+    return joined(outputs)
 
 
 def row_groups(count: int, row_bytes: int) -> Iterator[slice]:
