@@ -31,7 +31,7 @@ _EXPORTS = {
     "Trajectory": "mdlm_fast.trajectory",
     "use_backend": "mdlm_fast.ops",
 }
-_MODULES = ("analysis", "compat", "models", "ops", "rng", "schedules", "tasks")
+_MODULES = ("analysis", "compat", "models", "ops", "rl", "rng", "schedules", "tasks")
 
 __all__ = [
     "EOSER",
@@ -47,6 +47,7 @@ __all__ = [
     "load_model",
     "models",
     "ops",
+    "rl",
     "rng",
     "schedules",
     "tasks",
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mdlm_fast import analysis, compat, models, ops, rng, schedules, tasks
+    from mdlm_fast import analysis, compat, models, ops, rl, rng, schedules, tasks
     from mdlm_fast.config import EOSER, RCR, SMC, DecodeConfig
     from mdlm_fast.decode import generate
     from mdlm_fast.models import MaskedDiffusionModel, load_model, wrap

@@ -96,6 +96,17 @@ class Trajectory:
             self._place(written, self.events.token[:, step] >= 0, torch.ones_like(self.events.token[:, step]).bool())
         return written
 
+    def written(self, step: int) -> tuple[Tensor, Tensor]:
+        """(tokens int64 [B, L], untempered log-probs float32 [B, L]) that ``step`` wrote, defined where `committed`."""
+        if self.events is None:
+            return self.sequences, self.commit_logp
+        tokens, logp = self.sequences.clone(), torch.zeros_like(self.commit_logp)
+        if step < self.events.token.shape[1]:
+            where = self.events.token[:, step] >= 0
+            self._place(tokens, where, self.events.token[:, step])
+            self._place(logp, where, self.events.logp[:, step])
+        return tokens, logp
+
     def states(self, step: int) -> Tensor:
         """The canvas ENTERING ``step``, int64 [B, L]; ``step == steps`` is the canvas after the last step.
 

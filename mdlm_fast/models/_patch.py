@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mdlm_fast.models._introspect import unwrapped
+
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
 _KNOWN_TO_END_WITH_THE_HEAD = {
@@ -103,7 +105,10 @@ def is_plain_linear(head: nn.Module) -> bool:
 
 
 def needs_no_probe(model: Any, head: nn.Module) -> bool:
-    """Whether `model` is a native Llama or Qwen2, untouched, whose forward ends with its plain linear head."""
+    """Whether `model` is a native Llama or Qwen2, untouched, whose forward ends with its plain linear head.
+
+    Adapters inside the layers (PEFT) leave that as it is."""
+    model = unwrapped(model)
     path = _KNOWN_TO_END_WITH_THE_HEAD.get(type(model).__name__)
     own_class = type(model).__module__ == path and getattr(type(model).forward, "__module__", None) == path
     touched = own_class and ("forward" in model.__dict__ or bool(model._forward_hooks))

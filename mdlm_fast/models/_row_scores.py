@@ -89,6 +89,28 @@ def score_hidden(
     return ops.score_rows(logits, local, guidance_logits=logits, guidance_rows=own + own.shape[0], **options)
 
 
+def logprobs_of_hidden(
+    head: nn.Module,
+    original: Callable[..., Tensor],
+    hidden: Tensor,
+    args: Any,
+    kwargs: Any,
+    rows: Rows,
+    targets: Tensor,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of targets and entropies, float32 [C] each, from inside the head's forward, as `score_hidden`.
+
+    options: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`."""
+    if _is_linear_call(original, args, kwargs) and isinstance(head, nn.Linear):
+        if can_fuse(hidden, head.weight, head.bias):
+            canvas = _canvas(hidden, rows.length)
+            return ops.linear_token_logprobs(canvas, head.weight, head.bias, rows.source, targets, **options)
+    logits = gathered_logits(original, hidden, rows.source, rows.length, args, kwargs)
+    own = torch.arange(rows.source.shape[0], dtype=torch.int32, device=rows.source.device)
+    return ops.token_logprobs(logits, torch.where(rows.source >= 0, own, rows.source), targets, **options)
+
+
 def _with_seed_per_sequence(options: dict[str, Any], hidden: Tensor, length: int) -> dict[str, Any]:
     """The options with an int seed spread over the sequences, which gathered logits [C, V] no longer show."""
     seeds = options.get("seeds")

@@ -33,6 +33,7 @@ from mdlm_fast.models._row_scores import (
     gather,
     gathered_logits,
     left_neighbour,
+    logprobs_of_hidden,
     score_hidden,
     score_logits,
 )
@@ -116,6 +117,40 @@ class RowHead:
         )
         return self._run(forward, on, prepared)
 
+    def token_logprobs(
+        self,
+        forward: Forward,
+        rows: Tensor,
+        targets: Tensor,
+        *,
+        length: int,
+        shift: bool = False,
+        **logprob_kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the model once and return the log-probs of `targets` at `rows`, and the entropies, float32 [C] each.
+
+        They are what the head returns and so what the model's forward returns: wrappers that look at a module's
+        output to prepare the backward pass (FSDP) see them. The gradient mode is left as it is.
+
+        Args:
+            forward, rows, length, shift: as in `score`.
+            targets: int64 [C].
+            logprob_kwargs: temperature, forbidden_ids, vocab_limit, entropy_grad as in `ops.token_logprobs`.
+        """
+        prepared = self._prepare(rows, length, shift, None, 0.0, {})
+
+        def on_head(
+            head: nn.Module, original: Callable[..., Tensor], hidden: Tensor, args: tuple[Any, ...], kw: dict[str, Any]
+        ) -> Tensor:
+            pair = logprobs_of_hidden(head, original, hidden, args, kw, prepared, targets, logprob_kwargs)
+            return torch.stack(pair, -1).unflatten(0, (1,) * (hidden.ndim - 2) + (-1,))
+
+        def on_logits(full: Tensor) -> Tensor:
+            return torch.stack(ops.token_logprobs(full, prepared.source, targets, **logprob_kwargs), -1)
+
+        result = self._run(forward, _OnHead(on_head, on_logits), prepared, returned=True)
+        return result.flatten(0, -2).float().unbind(-1)
+
     def logits(self, forward: Forward, rows: Tensor, *, length: int, shift: bool = False) -> Tensor:
         """Run the model once and return the logits of `rows`, [C, V] in the model's dtype; a -1 row repeats row 0.
 
@@ -158,7 +193,7 @@ class RowHead:
             options["guidance_scale"] = guidance_scale
         return Rows(source, guidance, length, options)
 
-    def _run(self, forward: Forward, on: _OnHead, rows: Rows) -> Any:
+    def _run(self, forward: Forward, on: _OnHead, rows: Rows, *, returned: bool = False) -> Any:
         model = self._model()
         head = find_head(model)
         if head is None:
@@ -171,20 +206,25 @@ class RowHead:
                 self._probed, known = weakref.ref(head), True
             if not known:
                 return self._probe(forward, head, on, rows)
-            return self._run_patched(forward, head, on)
+            return self._run_patched(forward, head, on, returned)
 
-    def _run_patched(self, forward: Forward, head: nn.Module, on: _OnHead) -> Any:
+    def _run_patched(self, forward: Forward, head: nn.Module, on: _OnHead, returned: bool) -> Any:
+        """`returned`: the result is read from the model's output, else handed over beside it."""
         results: list[Any] = []
 
         def replacement(original: Callable[..., Tensor], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            results.append(on.head(head, original, hidden, args, kwargs))
+            result = on.head(head, original, hidden, args, kwargs)
+            if returned:
+                results.append(None)
+                return result
+            results.append(result)
             # Nobody reads what the model returns; width 0 makes any cast or copy of it free.
             return hidden.new_empty((*hidden.shape[:-1], 0))
 
         with patched_forward(head, replacement):
-            forward()
+            output = forward()
         if len(results) == 1:
-            return results[0]
+            return output_logits(output) if returned else results[0]
         self._fall_back(f"its output head ran {len(results)} times in one forward (a compiled graph may hide it)")
         return on.logits(output_logits(forward()))
 

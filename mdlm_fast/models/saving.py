@@ -46,13 +46,18 @@ def save_model(model: MaskedDiffusionModel, directory: str | os.PathLike[str]) -
         inner.save_pretrained(temporary)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(temporary)
-        settings = json.dumps(_settings(model), indent=2, sort_keys=True)
-        (temporary / SETTINGS_FILE).write_text(settings + "\n", encoding="utf-8")
+        write_settings(model, temporary)
         temporary.chmod(0o755)
         _replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def write_settings(model: MaskedDiffusionModel, directory: Path) -> None:
+    """Write `mdlm_fast.json`, what `load_model` needs beside weights, config and tokenizer."""
+    settings = json.dumps(_settings(model), indent=2, sort_keys=True)
+    (directory / SETTINGS_FILE).write_text(settings + "\n", encoding="utf-8")
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

@@ -83,6 +83,21 @@ class MaskedDiffusionModel:
         facts = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
         return f"MaskedDiffusionModel({type(self.model).__name__}, {facts}, device={self.device}, dtype={self.dtype})"
 
+    def with_module(self, module: nn.Module) -> MaskedDiffusionModel:
+        """The same facts about another module: this one inside an adapter, or a copy of it."""
+        return MaskedDiffusionModel(
+            module,
+            self.tokenizer,
+            mask_id=self.mask_id,
+            eos_ids=self.eos_ids,
+            shift=self.shift,
+            attention=self.attention,
+            block_size=self.block_size,
+            vocab_size=self.vocab_size,
+            vocab_limit=self.vocab_limit,
+            settings=self.settings,
+        )
+
     def score_rows(
         self,
         input_ids: Tensor,
@@ -139,6 +154,40 @@ class MaskedDiffusionModel:
             shift=self.shift and padding is None,
         )
 
+    def token_logprobs(
+        self,
+        input_ids: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        module: nn.Module | None = None,
+        **logprob_kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the model once and return the log-probs of tokens at chosen positions, without the logits of the others.
+
+        Differentiable with respect to the model's parameters.
+
+        Args:
+            input_ids: int64 [B, L]. rows: int [C], flat canvas index b*L + l, -1 = padding. targets: int64 [C].
+            attention_mask: as in `score_rows`.
+            module: what to call in place of `model`: the same module inside a wrapper (DistributedDataParallel).
+            logprob_kwargs: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`.
+
+        Returns:
+            (log-probs float32 [C], entropies float32 [C]); -1 rows give 0.
+        """
+        padding = self._check(input_ids, attention_mask)
+        _check_range("rows", rows, input_ids)
+        return self._head.token_logprobs(
+            self._forward(input_ids, padding, module),
+            self._source(rows, padding),
+            targets,
+            length=input_ids.shape[1],
+            shift=self.shift and padding is None,
+            **logprob_kwargs,
+        )
+
     def logits(self, input_ids: Tensor, *, attention_mask: Tensor | None = None) -> Tensor:
         """Run the model once and return [B, L, V] logits, row l predicting position l (under shift a copy)."""
         padding = self._check(input_ids, attention_mask)
@@ -158,9 +207,12 @@ class MaskedDiffusionModel:
             return rows
         return torch.where(rows >= 0, padding.left[rows.clamp(min=0)].to(rows.dtype), rows)
 
-    def _forward(self, input_ids: Tensor, padding: Padding | None) -> Callable[[], Any]:
+    def _forward(
+        self, input_ids: Tensor, padding: Padding | None, module: nn.Module | None = None
+    ) -> Callable[[], Any]:
         arguments = self._arguments(input_ids, padding)
-        return lambda: self.model(input_ids=input_ids, **arguments)
+        called = self.model if module is None else module
+        return lambda: called(input_ids=input_ids, **arguments)
 
     def _arguments(self, input_ids: Tensor, padding: Padding | None) -> dict[str, Any]:
         length = input_ids.shape[1]

@@ -1,0 +1,113 @@
+"""One micro-batch's backward passes: a pack of views at a time, one synchronisation of gradients for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import DistributedType
+from torch import Tensor, nn
+
+from mdlm_fast.rl.buffer import RolloutBuffer
+from mdlm_fast.rl.losses import Watch, check_finite, pack_loss
+from mdlm_fast.rl.scoring import Normaliser, score_views
+from mdlm_fast.rl.views import View
+
+if TYPE_CHECKING:
+    from mdlm_fast.rl.trainer import MaskedDiffusionTrainer
+
+
+def accumulate(
+    trainer: MaskedDiffusionTrainer, model: nn.Module, buffer: RolloutBuffer, views: Sequence[View]
+) -> Tensor:
+    """Adds the gradient of the views' loss to the parameters' and returns the loss, detached.
+
+    Raises:
+        TrainingDiverged: see `mdlm_fast.rl.losses.check_finite`.
+    """
+    args = trainer.args
+    watch = Watch(args.epsilon, args.epsilon if args.epsilon_high is None else args.epsilon_high)
+    normaliser = Normaliser.of(buffer.batch.trajectory, args.training_temperature)
+    packs = packs_in_step(trainer, views, buffer)
+    total = torch.zeros((), device=args.device)
+    seen: list[tuple[View, Tensor]] = []
+    for number, pack in enumerate(packs):
+        with _synchronised(trainer.accelerator, model, last=number == len(packs) - 1):
+            measuring = trainer.planner.measure(pack, model) if trainer.planner.must_measure else nullcontext()
+            with trainer.compute_loss_context_manager(), measuring:
+                logps, entropies = score_views(trainer.policy, pack, normaliser, module=model)
+                loss = pack_loss(
+                    pack,
+                    logps,
+                    entropies,
+                    trainer.token_loss,
+                    beta=args.beta,
+                    kl_estimator=args.kl_estimator,
+                    watch=watch,
+                )
+            seen += [(view, logp.detach()) for view, logp in zip(pack, logps, strict=True)]
+            trainer.accelerator.backward(loss, **_backward_options(trainer.accelerator))
+        total += loss.detach()
+    check_finite(
+        [view for view, _ in seen],
+        [logp for _, logp in seen],
+        args.max_log_ratio,
+        optimizer_step=trainer.state.global_step + 1,
+        prompts=buffer.groups,
+    )
+    trainer.reporter.updated(watch, first_pass=trainer.first_pass)
+    return total
+
+
+def packs_in_step(trainer: MaskedDiffusionTrainer, views: Sequence[View], buffer: RolloutBuffer) -> list[list[View]]:
+    """The views in packs; where processes must run the same number of forward passes, or at least one to synchronise,
+    filled up with passes of no weight."""
+    packs = trainer.planner.packs(views)
+    wanted = 0
+    if trainer.processes.count > 1:
+        wanted = trainer.processes.maximum(len(packs)) if trainer.processes.must_march_in_step else 1
+    return packs + [[_weightless(buffer)] for _ in range(wanted - len(packs))]
+
+
+def _weightless(buffer: RolloutBuffer) -> View:
+    batch = buffer.batch
+    canvas, device = batch.trajectory.sequences[:1], batch.trajectory.sequences.device
+    position = batch.generated[0].long().argmax()[None]
+    nothing = torch.zeros(1, device=device)
+    first = torch.zeros(1, dtype=torch.int64, device=device)
+    masked = torch.where(batch.trajectory.eligible[:1], batch.trajectory.mask_id, canvas)
+    return View(
+        canvas=lambda: masked,
+        attention_mask=batch.attention_mask[:1],
+        rows=position.to(torch.int32),
+        targets=canvas[0, position],
+        owner=first,
+        sequence=first,
+        weight=nothing,
+        kl_weight=nothing,
+        advantage=nothing,
+        step=0,
+    )
+
+
+def _synchronised(accelerator: Any, model: nn.Module, *, last: bool) -> ExitStack:
+    """The context of a pack: gradients are reduced over processes in the last pack of an optimizer step alone.
+
+    DeepSpeed takes its cue from the accelerator's flag, the others from `no_sync`."""
+    stack = ExitStack()
+    if last:
+        return stack
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        before = accelerator.sync_gradients
+        accelerator.gradient_state._set_sync_gradients(False)
+        stack.callback(accelerator.gradient_state._set_sync_gradients, before)
+    else:
+        stack.enter_context(accelerator.no_sync(model))
+    return stack
+
+
+def _backward_options(accelerator: Any) -> dict[str, Any]:
+    # DeepSpeed would divide by the number of micro-batches; the loss is divided already.
+    return {"scale_wrt_gas": False} if accelerator.distributed_type == DistributedType.DEEPSPEED else {}

@@ -1,0 +1,90 @@
+"""What `RLConfig` refuses, before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdlm_fast.rl.config import RLConfig
+
+_CHOICES = {
+    "old_logprobs": ("rollout", "recompute"),
+    "completion_tokens": ("first_eos", "all"),
+    "scale_rewards": ("none", "group", "batch"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "kl_estimator": ("k1", "k2", "k3"),
+    "loss_normalization": ("optimizer_step", "micro_batch"),
+    "reference": ("auto", "adapter_off", "adapter", "copy", "none"),
+}
+
+
+def check_rl_config(config: RLConfig) -> None:
+    """Raises ValueError naming the field, its value and what to change."""
+    for name, allowed in _CHOICES.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {', '.join(map(repr, allowed))}")
+    _at_least(config, 1, "num_iterations", "steps_per_generation", "max_completion_length", "ref_model_sync_steps")
+    _at_least(config, 0, "beta", "epsilon", "heatmap_steps", "temperature")
+    if config.num_generations < 2:
+        raise ValueError(
+            f"num_generations={config.num_generations}: advantages compare the completions of a prompt, so it takes "
+            "at least 2 of them"
+        )
+    _check_steps(config)
+    if config.views_per_backward != "auto" and not _is_count(config.views_per_backward):
+        raise ValueError(f"views_per_backward={config.views_per_backward!r}: give 'auto' or a number of at least 1")
+    if config.importance_sampling_cap is not None:
+        if config.old_logprobs != "recompute":
+            raise ValueError(
+                f"importance_sampling_cap={config.importance_sampling_cap} compares recomputed log-probs with the "
+                "rollout's; set old_logprobs='recompute'"
+            )
+        if config.importance_sampling_cap <= 0:
+            raise ValueError(f"importance_sampling_cap={config.importance_sampling_cap} must be above 0")
+    if config.logp_temperature is not None and not config.logp_temperature > 0:
+        raise ValueError(f"logp_temperature={config.logp_temperature} must be above 0, or None")
+    if not config.max_log_ratio > 0:
+        raise ValueError(f"max_log_ratio={config.max_log_ratio} must be above 0")
+    if config.sync_ref_model and config.beta == 0:
+        raise ValueError("sync_ref_model=True has no reference to move when beta=0; set beta, or turn it off")
+    _check_decoder(config)
+
+
+def _check_steps(config: RLConfig) -> None:
+    per_generation, accumulation = config.steps_per_generation, config.gradient_accumulation_steps
+    assert per_generation is not None
+    if per_generation % accumulation:
+        raise ValueError(
+            f"steps_per_generation={per_generation} must be a multiple of gradient_accumulation_steps={accumulation}, "
+            "so that an optimizer step trains on completions of one rollout"
+        )
+
+
+def _check_decoder(config: RLConfig) -> None:
+    decode = config.decode_config()
+    if decode.cfg_scale:
+        raise ValueError(
+            f"cfg_scale={decode.cfg_scale}: guided rollouts are not drawn from the policy that is trained; set it to 0"
+        )
+    if decode.num_return_sequences != 1 or decode.smc is not None:
+        raise ValueError(
+            "decoder_overrides: rollouts are one sequence a row; use num_generations for several, and no smc"
+        )
+    if decode.seed is not None or decode.seeds is not None or decode.row_ids is not None:
+        raise ValueError("decoder_overrides: seeds of rollouts follow from seed= of the trainer's config")
+    if not decode.samples and decode.confidence != "random" and not decode.alg_temp and decode.select != "origin":
+        raise ValueError(
+            f"temperature={config.temperature}: every completion of a prompt would be the same, and every advantage 0; "
+            "set temperature above 0"
+        )
+    config.eval_decode_config()
+
+
+def _at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,208 @@
+"""MaskedDiffusionTrainer: rollout, rewards, views, log-probs, loss, in `transformers.Trainer`'s loop.
+
+A method says which rows (`views`), which advantage (`advantages`) and, if it is not the clipped one, which loss of a token
+(`token_loss`); the reduction is in the views' weights. Everything else is here and in the files this one calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from mdlm_fast.models import MaskedDiffusionModel
+from mdlm_fast.rl import backward, objectives
+from mdlm_fast.rl.buffer import RolloutBuffer
+from mdlm_fast.rl.checkpoints import CheckpointedTrainer
+from mdlm_fast.rl.chunk import Chunk
+from mdlm_fast.rl.config import RLConfig
+from mdlm_fast.rl.data import GroupSampler, PromptSet, check_group_sizes, prompt_limit
+from mdlm_fast.rl.metrics import Metrics
+from mdlm_fast.rl.packing import PackPlanner
+from mdlm_fast.rl.processes import Processes
+from mdlm_fast.rl.producer import Producer
+from mdlm_fast.rl.reference import make_reference
+from mdlm_fast.rl.reporting import Reporter
+from mdlm_fast.rl.rewards import RewardRunner
+from mdlm_fast.rl.rollout import RolloutBatch
+from mdlm_fast.rl.setup import as_model, turn_off_dropout
+from mdlm_fast.rl.views import View
+
+
+class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
+    """Trains a masked diffusion language model with reinforcement learning; the base of the methods' trainers.
+
+    Args:
+        model: a MaskedDiffusionModel, a Hugging Face model, or a path or hub id.
+        reward_funcs: one function or several, as TRL's: called with prompts, completions, completion_ids and the data
+            set's columns as keywords; each returns a list of numbers or None. Coroutine functions run concurrently.
+        args: the method's config.
+        train_dataset: a map-style data set with a column `prompt`, plain texts or conversations.
+        eval_dataset: the same, for `evaluate`.
+        processing_class: the tokenizer; default: the model's.
+        peft_config: a peft.LoraConfig, e.g. from `mdlm_fast.rl.lora.lora_config`.
+        callbacks, optimizers: as in `transformers.Trainer`.
+
+    Raises:
+        ValueError, TypeError: anything that cannot work, before the first forward pass, saying what to change.
+    """
+
+    config_class: ClassVar[type[RLConfig]] = RLConfig
+    #: Whether every pass over a rollout looks at other views of it (random masks).
+    views_differ: ClassVar[bool] = False
+    #: Whether rewards are of every step's prediction.
+    step_rewards: ClassVar[bool] = False
+    #: Whether the divergence is measured from the policy that acted instead of a reference.
+    kl_to_old: ClassVar[bool] = False
+
+    args: RLConfig
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]],
+        args: RLConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = self.config_class() if args is None else args
+        if not isinstance(args, RLConfig):
+            raise TypeError(f"args must be a {self.config_class.__name__}, got {type(args).__name__}")
+        self.rewards = RewardRunner(reward_funcs, args.reward_weights)
+        self.policy: MaskedDiffusionModel = as_model(model, processing_class, peft_config)
+        tokenizer = processing_class or self.policy.tokenizer
+        if args.disable_dropout:
+            turn_off_dropout(self.policy.model)
+        limit = prompt_limit(self.policy, args.max_completion_length, args.max_prompt_length)
+        mask_id = self.policy.mask_id
+        train = PromptSet(train_dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id)
+        evaluated = None
+        if eval_dataset is not None:
+            evaluated = PromptSet(
+                eval_dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id, name="eval_dataset"
+            )
+        self.rewards.check_before_training(train.columns)
+        assert args.steps_per_generation is not None
+        check_group_sizes(
+            args.per_device_train_batch_size, args.steps_per_generation, args.world_size, args.num_generations
+        )
+        self.decode_config = args.decode_config()
+        super().__init__(
+            model=self.policy.model,
+            args=args,
+            data_collator=list,
+            train_dataset=train,
+            eval_dataset=evaluated,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # The loss is already divided by everything it is to be divided by.
+        self.model_accepts_loss_kwargs = False
+        self.processes = Processes(self.accelerator)
+        self.reference = make_reference(self.policy, kind=args.reference, beta=0.0 if self.kl_to_old else args.beta)
+        self.planner = PackPlanner(args.views_per_backward, self.args.device)
+        self.metrics = Metrics(self.args.device)
+        self.reporter = Reporter(self.metrics, self.processes, self.rewards.names)
+        self.producer = Producer(self)
+        self.buffer: RolloutBuffer | None = None
+        self._flushed_at = 0
+
+    # ---- what a method says ------------------------------------------------------------------------------------
+
+    def views(self, chunk: Chunk, iteration: int) -> list[View]:
+        """The rows of one pass over a chunk of completions, with weights that add up to the method's reduction."""
+        raise NotImplementedError
+
+    def advantages(self, rewards: Tensor, groups: Tensor, log_ratio: Tensor | None) -> Tensor:
+        """float32 [N] (or [N, S]) from the combined rewards [N] (or [N, S]) of all processes.
+
+        groups: int64 [N]. log_ratio: see `sequence_log_ratio`."""
+        return objectives.group_advantages(rewards, groups, scale=self.args.scale_rewards)
+
+    def sequence_log_ratio(self, buffer: RolloutBuffer) -> Tensor | None:
+        """float32 [B], log of reference over rollout probability of each completion, for methods whose advantages need
+        it."""
+        return None
+
+    def token_loss(self, logp: Tensor, old_logp: Tensor, advantage: Tensor) -> Tensor:
+        """The policy's loss of each token, float32 [N]."""
+        args = self.args
+        high = args.epsilon if args.epsilon_high is None else args.epsilon_high
+        return objectives.clipped_policy_loss(logp, old_logp, advantage, args.epsilon, high, args.delta)
+
+    def reward(self, items: list[dict[str, Any]], batch: RolloutBatch) -> Tensor:
+        """float32 [B, F] (or [B, S, F]): the reward functions' answers, NaN where one gave None."""
+        return self.rewards(
+            prompts=[item["row"]["prompt"] for item in items],
+            texts=batch.texts,
+            completion_ids=batch.completion_ids,
+            columns=self.train_dataset.reward_columns(items),
+            trainer_state=self.state,
+            log_extra=self.reporter.log_extra,
+            log_metric=self.reporter.log_metric,
+        )
+
+    def show(self, items: list[dict[str, Any]], buffer: RolloutBuffer, scored: Tensor) -> None:
+        """Keeps a rollout for the table of completions and the picture of trajectories."""
+
+    # ---- transformers.Trainer ----------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Any:
+        """Batches hold what one process decodes at a time; each comes once for every micro-batch trained on it."""
+        assert self.args.steps_per_generation is not None
+        return self._get_dataloader(
+            dataset=self.train_dataset,
+            description="Training",
+            batch_size=self._train_batch_size * self.args.steps_per_generation,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args = self.args
+        assert args.steps_per_generation is not None
+        return GroupSampler(
+            self.train_dataset if train_dataset is None else train_dataset,
+            num_generations=args.num_generations,
+            generation_batch_size=self._train_batch_size * args.steps_per_generation * args.world_size,
+            repeat_count=args.num_iterations * args.steps_per_generation,
+            shuffle=args.shuffle_dataset,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+        )
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch: its views, a pack at a time. The first of a cycle decodes and scores what all train on."""
+        args = self.args
+        assert args.steps_per_generation is not None
+        cycle = args.steps_per_generation * args.num_iterations
+        self.restore()
+        at = self.micro_step % cycle
+        if at == 0 or self.buffer is None:
+            self.buffer = self.producer.produce(inputs)
+        #: Whether nothing was updated since the rollout.
+        self.first_pass = at < args.gradient_accumulation_steps
+        iteration, micro = divmod(at, args.steps_per_generation)
+        first = micro * args.per_device_train_batch_size
+        model.train()
+        with self.metrics.phase("train"):
+            views = self.buffer.micro_batch(iteration, first, args.per_device_train_batch_size)
+            loss = backward.accumulate(self, model, self.buffer, views)
+        self.micro_step += 1
+        if self.micro_step % cycle == 0:
+            self.buffer = None  # a checkpoint between two rollouts need not hold one
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what was collected since the last log, averaged over processes."""
+        if self.model.training or self.is_in_train:
+            steps = self.state.global_step - self._flushed_at
+            self._flushed_at = self.state.global_step
+            logs = {**logs, **self.processes.mean(self.metrics.flush(steps))}
+        super().log(logs, start_time)
