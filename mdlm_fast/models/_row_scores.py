@@ -102,10 +102,10 @@ def logprobs_of_hidden(
     """Log-probs of targets and entropies, float32 [C] each, from inside the head's forward, as `score_hidden`.
 
     options: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`."""
-    if _is_linear_call(original, args, kwargs) and isinstance(head, nn.Linear):
-        if can_fuse(hidden, head.weight, head.bias):
-            canvas = _canvas(hidden, rows.length)
-            return ops.linear_token_logprobs(canvas, head.weight, head.bias, rows.source, targets, **options)
+    linear = _is_linear_call(original, args, kwargs)
+    if linear and isinstance(head, nn.Linear) and can_fuse(hidden, head.weight, head.bias):
+        canvas = _canvas(hidden, rows.length)
+        return ops.linear_token_logprobs(canvas, head.weight, head.bias, rows.source, targets, **options)
     logits = gathered_logits(original, hidden, rows.source, rows.length, args, kwargs)
     own = torch.arange(rows.source.shape[0], dtype=torch.int32, device=rows.source.device)
     return ops.token_logprobs(logits, torch.where(rows.source >= 0, own, rows.source), targets, **options)

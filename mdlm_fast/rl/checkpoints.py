@@ -18,13 +18,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from mdlm_fast.models.saving import write_settings
 from mdlm_fast.rl.buffer import RolloutBuffer
 
 if TYPE_CHECKING:
-    from mdlm_fast.rl.trainer import MaskedDiffusionTrainer
+    from mdlm_fast.models import MaskedDiffusionModel
+    from mdlm_fast.rl.metrics import Metrics
+    from mdlm_fast.rl.producer import Producer
+    from mdlm_fast.rl.reporting import Reporter
 
 MANIFEST = "whole.json"
 PROGRESS = "rl_progress.json"
@@ -93,14 +97,24 @@ def _fingerprint(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-class CheckpointedTrainer:
-    """The part of a trainer that writes and reads checkpoints; mixed in before `transformers.Trainer`."""
+class CheckpointedTrainer(Trainer):
+    """The part of a trainer that writes and reads checkpoints.
 
-    #: Micro-batches trained on.
+    Attributes:
+        micro_step: micro-batches trained on. buffer: the rollout being trained on. policy, metrics, reporter, producer:
+            set by the subclass.
+    """
+
     micro_step: int = 0
+    buffer: RolloutBuffer | None = None
+    policy: MaskedDiffusionModel
+    metrics: Metrics
+    reporter: Reporter
+    producer: Producer
+    _flushed_at: int = 0
     _resumed: Path | None = None
 
-    def train(self: Any, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """`transformers.Trainer.train`; True resumes from the last whole checkpoint of output_dir, if there is one.
 
         Raises:
@@ -119,9 +133,9 @@ class CheckpointedTrainer:
         if folder is not None:
             progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
             self.micro_step = progress["micro_step"]
-        return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)  # type: ignore[misc]
+        return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
 
-    def restore(self: MaskedDiffusionTrainer) -> None:  # type: ignore[misc]
+    def restore(self) -> None:
         """Once the loop runs: the log's state and the rollout of the checkpoint that `train` resumed from."""
         folder, self._resumed = self._resumed, None
         if folder is None:
@@ -138,14 +152,14 @@ class CheckpointedTrainer:
             self.producer.build_views(self.buffer)
             self.buffer.restore_views(tensors)
 
-    def _save_checkpoint(self: Any, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # not before the new one is whole
         try:
             if self.args.should_save and folder.exists():
                 shutil.rmtree(folder)  # a torn one of an earlier run
             self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            super()._save_checkpoint(model, trial)
             self._save_progress(folder)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -168,7 +182,7 @@ class CheckpointedTrainer:
                 use_mtime=True,
             )
 
-    def _save_progress(self: Any, folder: Path) -> None:
+    def _save_progress(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if self.buffer is not None:
             tensors = {name: tensor.cpu() for name, tensor in self.buffer.to_dict().items()}
@@ -183,10 +197,10 @@ class CheckpointedTrainer:
             }
             (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
 
-    def _buffer_file(self: Any) -> str:
+    def _buffer_file(self) -> str:
         return f"rollout-{self.args.process_index}.safetensors"
 
-    def _save(self: Any, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)  # type: ignore[misc]
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
         if self.args.should_save:
             write_settings(self.policy, Path(output_dir or self.args.output_dir))

@@ -70,7 +70,8 @@ class Chunk:
         return torch.where(self.trajectory.eligible, self.trajectory.mask_id, self.trajectory.sequences)
 
     def recorded_logp(self) -> Tensor | None:
-        """float32 [B, L], log-probs of the final tokens under the policy that drew them, at the temperature of training;
+        """float32 [B, L], log-probs of the final tokens when they were drawn, at the temperature of training.
+
         None where the record is not to be used."""
         if not self.use_record:
             return None

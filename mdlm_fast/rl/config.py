@@ -18,18 +18,18 @@ class RLConfig(TrainingArguments):
     """Settings of a trainer; those of `transformers.TrainingArguments` are not repeated here.
 
     Batches, as in TRL: per_device_train_batch_size counts completions; a generation batch holds
-    per_device_train_batch_size * steps_per_generation * processes of them, num_generations for each prompt, and is trained
-    on num_iterations times.
+    per_device_train_batch_size * steps_per_generation * processes of them, num_generations for each prompt, and is
+    trained on num_iterations times.
 
     Rollout:
-        decoder: a preset of `DecodeConfig`; decoder_overrides: any other of its fields, as a dict (of JSON values: eoser
-            and remasking as dicts). max_completion_length is its gen_length, diffusion_steps its steps.
+        decoder: a preset of `DecodeConfig`; decoder_overrides: any other of its fields (eoser and remasking may be
+            dicts, as in a YAML file). max_completion_length is its gen_length, diffusion_steps its steps.
         block_length, num_blocks, temperature, top_k, top_p: fields of `DecodeConfig`.
         max_prompt_length: longer prompts are refused; None: whatever the model takes.
         eval_decoder_overrides: what evaluation changes; default: greedy.
     Policy:
-        logp_temperature: logits are divided by it in training; None: the temperature that tokens were drawn with (1 with
-            top_k or top_p, whose effect a log-prob in training does not have).
+        logp_temperature: logits are divided by it in training; None: the temperature that tokens were drawn with (1
+            with top_k or top_p, whose effect a log-prob in training does not have).
         old_logprobs: "rollout" takes the decoder's record where it is the log-prob under the training's own view,
             "recompute" runs a pass before the first update.
         importance_sampling_cap: weight every token by min(p_recomputed / p_rollout, cap): for rollouts that are
@@ -59,14 +59,14 @@ class RLConfig(TrainingArguments):
     # Defaults of TrainingArguments that RL wants otherwise.
     learning_rate: float = field(default=1e-6)
     logging_steps: float = field(default=10)
-    remove_unused_columns: bool | None = field(default=False)
+    remove_unused_columns: bool = field(default=False)
     lr_scheduler_type: str = field(default="constant_with_warmup")
     dataloader_pin_memory: bool = field(default=False)
     logging_nan_inf_filter: bool = field(default=False)
 
     decoder: str = field(default="llada")
-    decoder_overrides: dict[str, Any] | str | None = field(default_factory=dict)
-    eval_decoder_overrides: dict[str, Any] | str | None = field(default_factory=lambda: {"temperature": 0.0})
+    decoder_overrides: dict[str, Any] | None = field(default=None)
+    eval_decoder_overrides: dict[str, Any] | None = field(default_factory=lambda: {"temperature": 0.0})
     max_completion_length: int = field(default=256)
     max_prompt_length: int | None = field(default=None)
     diffusion_steps: int | None = field(default=None)

@@ -55,8 +55,8 @@ class Metrics:
         self._values = defaultdict(list, values)
 
     def flush(self, optimizer_steps: int) -> dict[str, float]:
-        """The means, `step_time` and the seconds of each phase for an optimizer step, and tokens decoded a second of all
-        time; then everything starts anew."""
+        """The means; seconds of an optimizer step (`step_time`) and of its phases; tokens decoded a second. Then
+        everything starts anew."""
         now = time.perf_counter()
         steps = max(optimizer_steps, 1)
         logs = {name: sum(values) / len(values) for name, values in self._values.items()}

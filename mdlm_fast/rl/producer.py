@@ -68,7 +68,7 @@ class Producer:
     def _rollout(self, items: list[dict[str, Any]]) -> RolloutBatch:
         trainer = self.trainer
         device = trainer.args.device
-        input_ids, attention_mask = trainer.train_dataset.encode(items)
+        input_ids, attention_mask = trainer.prompts.encode(items)
         numbers = torch.tensor([[item[key] for key in ("generation", "index", "sample")] for item in items]).T
         seeds = sequence_seeds(trainer.args.seed, *numbers)
         return rollout(

@@ -90,8 +90,9 @@ class Reporter:
         )
 
     def updated(self, watch: Watch, *, first_pass: bool) -> None:
-        """What was seen of a micro-batch's update. first_pass: nothing was updated since the rollout, so the gap between
-        the recorded log-probs and the training's own is the difference of two roundings."""
+        """What was seen of a micro-batch's update.
+
+        first_pass: nothing was updated since the rollout, so recorded and new log-probs differ by rounding alone."""
         sums = watch.result()
         tokens = max(sums.get("tokens", 0.0), 1.0)
         found = {

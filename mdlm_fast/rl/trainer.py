@@ -1,7 +1,7 @@
 """MaskedDiffusionTrainer: rollout, rewards, views, log-probs, loss, in `transformers.Trainer`'s loop.
 
-A method says which rows (`views`), which advantage (`advantages`) and, if it is not the clipped one, which loss of a token
-(`token_loss`); the reduction is in the views' weights. Everything else is here and in the files this one calls.
+A method says which rows (`views`), which advantage (`advantages`) and, if it is not the clipped one, which loss of a
+token (`token_loss`); the reduction is in the views' weights. Everything else is here and in the files this one calls.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from mdlm_fast.models import MaskedDiffusionModel
 from mdlm_fast.rl import backward, objectives
@@ -31,7 +31,7 @@ from mdlm_fast.rl.setup import as_model, turn_off_dropout
 from mdlm_fast.rl.views import View
 
 
-class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
+class MaskedDiffusionTrainer(CheckpointedTrainer):
     """Trains a masked diffusion language model with reinforcement learning; the base of the methods' trainers.
 
     Args:
@@ -81,13 +81,13 @@ class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
             turn_off_dropout(self.policy.model)
         limit = prompt_limit(self.policy, args.max_completion_length, args.max_prompt_length)
         mask_id = self.policy.mask_id
-        train = PromptSet(train_dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id)
+        self.prompts = PromptSet(train_dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id)
         evaluated = None
         if eval_dataset is not None:
             evaluated = PromptSet(
                 eval_dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id, name="eval_dataset"
             )
-        self.rewards.check_before_training(train.columns)
+        self.rewards.check_before_training(self.prompts.columns)
         assert args.steps_per_generation is not None
         check_group_sizes(
             args.per_device_train_batch_size, args.steps_per_generation, args.world_size, args.num_generations
@@ -96,8 +96,8 @@ class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
         super().__init__(
             model=self.policy.model,
             args=args,
-            data_collator=list,
-            train_dataset=train,
+            data_collator=_as_list,
+            train_dataset=self.prompts,
             eval_dataset=evaluated,
             processing_class=tokenizer,
             callbacks=callbacks,
@@ -111,8 +111,6 @@ class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
         self.metrics = Metrics(self.args.device)
         self.reporter = Reporter(self.metrics, self.processes, self.rewards.names)
         self.producer = Producer(self)
-        self.buffer: RolloutBuffer | None = None
-        self._flushed_at = 0
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
@@ -143,7 +141,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
             prompts=[item["row"]["prompt"] for item in items],
             texts=batch.texts,
             completion_ids=batch.completion_ids,
-            columns=self.train_dataset.reward_columns(items),
+            columns=self.prompts.reward_columns(items),
             trainer_state=self.state,
             log_extra=self.reporter.log_extra,
             log_metric=self.reporter.log_metric,
@@ -158,7 +156,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
         """Batches hold what one process decodes at a time; each comes once for every micro-batch trained on it."""
         assert self.args.steps_per_generation is not None
         return self._get_dataloader(
-            dataset=self.train_dataset,
+            dataset=self.prompts,
             description="Training",
             batch_size=self._train_batch_size * self.args.steps_per_generation,
             sampler_fn=self._get_train_sampler,
@@ -169,7 +167,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
         args = self.args
         assert args.steps_per_generation is not None
         return GroupSampler(
-            self.train_dataset if train_dataset is None else train_dataset,
+            self.prompts,
             num_generations=args.num_generations,
             generation_batch_size=self._train_batch_size * args.steps_per_generation * args.world_size,
             repeat_count=args.num_iterations * args.steps_per_generation,
@@ -201,8 +199,13 @@ class MaskedDiffusionTrainer(CheckpointedTrainer, Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was collected since the last log, averaged over processes."""
-        if self.model.training or self.is_in_train:
+        if self.is_in_train:
             steps = self.state.global_step - self._flushed_at
             self._flushed_at = self.state.global_step
             logs = {**logs, **self.processes.mean(self.metrics.flush(steps))}
         super().log(logs, start_time)
+
+
+def _as_list(items: list[dict[str, Any]]) -> Any:
+    """The collator: a batch is the list of its items."""
+    return items
