@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -17,6 +19,11 @@ class Processes:
     def count(self) -> int:
         """Number of processes."""
         return int(self._accelerator.num_processes)
+
+    @property
+    def index(self) -> int:
+        """Number of this process, from 0."""
+        return int(self._accelerator.process_index)
 
     @property
     def must_march_in_step(self) -> bool:
@@ -41,6 +48,14 @@ class Processes:
     def gather(self, values: Tensor) -> Tensor:
         """[processes * n, ...] from [n, ...] of each, in the order of the processes."""
         return values if self.count == 1 else self._accelerator.gather(values.contiguous())
+
+    def gather_objects(self, values: list[Any]) -> list[Any]:
+        """The lists of all processes as one, of objects that can be pickled."""
+        if self.count == 1:
+            return values
+        from accelerate.utils import gather_object
+
+        return list(gather_object(values))
 
     def own(self, gathered: Tensor) -> Tensor:
         """This process's part of what `gather` gave."""

@@ -47,7 +47,7 @@ class Producer:
         groups = torch.tensor([item["index"] for item in items], dtype=torch.int64, device=device)
         buffer = RolloutBuffer(batch, torch.zeros(len(items), device=device), groups, self.chunk_size)
         self._set_advantages(buffer, scored.to(device))
-        trainer.show(items, buffer, scored)
+        trainer.showcase.keep(items, buffer, scored)
         self.build_views(buffer)
         for passes in buffer.views:
             self._fill(buffer, passes)

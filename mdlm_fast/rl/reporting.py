@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mdlm_fast.rl.buffer import RolloutBuffer
 from mdlm_fast.rl.losses import Watch
 from mdlm_fast.rl.metrics import Metrics
 from mdlm_fast.rl.processes import Processes
@@ -110,9 +109,3 @@ class Reporter:
         self.per_step = {
             step: {name: float(value) for name, value in values.items()} for step, values in watch.per_step.items()
         }
-
-
-def completion_rows(items: list[dict[str, Any]], buffer: RolloutBuffer) -> tuple[list[Any], list[str], list[float]]:
-    """(prompts, completions, advantages) of this process, one entry a completion; advantages per step are averaged."""
-    advantages = buffer.advantages if buffer.advantages.ndim == 1 else buffer.advantages.mean(1)
-    return [item["row"]["prompt"] for item in items], buffer.batch.texts, advantages.tolist()

@@ -19,6 +19,7 @@ from mdlm_fast.rl.checkpoints import CheckpointedTrainer
 from mdlm_fast.rl.chunk import Chunk
 from mdlm_fast.rl.config import RLConfig
 from mdlm_fast.rl.data import GroupSampler, PromptSet, check_group_sizes, prompt_limit
+from mdlm_fast.rl.evaluation import evaluate_prompts
 from mdlm_fast.rl.metrics import Metrics
 from mdlm_fast.rl.packing import PackPlanner
 from mdlm_fast.rl.processes import Processes
@@ -28,6 +29,7 @@ from mdlm_fast.rl.reporting import Reporter
 from mdlm_fast.rl.rewards import RewardRunner
 from mdlm_fast.rl.rollout import RolloutBatch
 from mdlm_fast.rl.setup import as_model, turn_off_dropout
+from mdlm_fast.rl.showing import Showcase
 from mdlm_fast.rl.views import View
 
 
@@ -79,14 +81,9 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         tokenizer = processing_class or self.policy.tokenizer
         if args.disable_dropout:
             turn_off_dropout(self.policy.model)
-        limit = prompt_limit(self.policy, args.max_completion_length, args.max_prompt_length)
-        mask_id = self.policy.mask_id
-        self.prompts = PromptSet(train_dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id)
-        evaluated = None
-        if eval_dataset is not None:
-            evaluated = PromptSet(
-                eval_dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id, name="eval_dataset"
-            )
+        self._limit = prompt_limit(self.policy, args.max_completion_length, args.max_prompt_length)
+        self.prompts = self._prompt_set(train_dataset, "train_dataset", tokenizer)
+        evaluated = None if eval_dataset is None else self._prompt_set(eval_dataset, "eval_dataset", tokenizer)
         self.rewards.check_before_training(self.prompts.columns)
         assert args.steps_per_generation is not None
         check_group_sizes(
@@ -111,6 +108,12 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         self.metrics = Metrics(self.args.device)
         self.reporter = Reporter(self.metrics, self.processes, self.rewards.names)
         self.producer = Producer(self)
+        self.showcase = Showcase(self)
+
+    def _prompt_set(self, dataset: Any, name: str, tokenizer: Any = None) -> PromptSet:
+        tokenizer = self.processing_class if tokenizer is None else tokenizer
+        limit, mask_id = self._limit, self.policy.mask_id
+        return PromptSet(dataset, tokenizer, max_prompt_length=limit, mask_id=mask_id, name=name)
 
     # ---- what a method says ------------------------------------------------------------------------------------
 
@@ -137,18 +140,19 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
 
     def reward(self, items: list[dict[str, Any]], batch: RolloutBatch) -> Tensor:
         """float32 [B, F] (or [B, S, F]): the reward functions' answers, NaN where one gave None."""
+        return self.call_rewards(self.prompts, items, batch)
+
+    def call_rewards(self, prompts: PromptSet, items: list[dict[str, Any]], batch: RolloutBatch) -> Tensor:
+        """float32 [B, F], the reward functions' answers to completions of a data set's rows."""
         return self.rewards(
             prompts=[item["row"]["prompt"] for item in items],
             texts=batch.texts,
             completion_ids=batch.completion_ids,
-            columns=self.prompts.reward_columns(items),
+            columns=prompts.reward_columns(items),
             trainer_state=self.state,
             log_extra=self.reporter.log_extra,
             log_metric=self.reporter.log_metric,
         )
-
-    def show(self, items: list[dict[str, Any]], buffer: RolloutBuffer, scored: Tensor) -> None:
-        """Keeps a rollout for the table of completions and the picture of trajectories."""
 
     # ---- transformers.Trainer ----------------------------------------------------------------------------------
 
@@ -194,15 +198,33 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
             loss = backward.accumulate(self, model, self.buffer, views)
         self.micro_step += 1
         if self.micro_step % cycle == 0:
+            self.showcase.draw(self.buffer)
             self.buffer = None  # a checkpoint between two rollouts need not hold one
         return loss
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Rewards of one completion for each prompt of the evaluation data set (see `mdlm_fast.rl.evaluation`).
+
+        Raises:
+            ValueError: there is no evaluation data set."""
+        prompts = self.eval_dataset if eval_dataset is None else self._prompt_set(eval_dataset, "eval_dataset")
+        if prompts is None:
+            raise ValueError("there is no data set to evaluate on: pass eval_dataset= here or to the trainer")
+        assert isinstance(prompts, PromptSet)
+        results = evaluate_prompts(self, prompts, metric_key_prefix)
+        self.log(results)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
+        return results
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was collected since the last log, averaged over processes."""
-        if self.is_in_train:
+        if self.is_in_train and "loss" in logs:
             steps = self.state.global_step - self._flushed_at
             self._flushed_at = self.state.global_step
             logs = {**logs, **self.processes.mean(self.metrics.flush(steps))}
+            self.showcase.write()
         super().log(logs, start_time)
 
 
