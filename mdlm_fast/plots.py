@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from mdlm_fast.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +58,8 @@ def trajectory_figure(
         grid.add_patch(Rectangle((position - 0.5, step - 0.5), 1, count - step, color=colour, alpha=0.18, linewidth=0))
         grid.add_patch(Rectangle((position - 0.46, step - 0.44), 0.92, 0.88, color=colour, linewidth=0))
         dark = norm(step) < 0.6
-        grid.text(position, step, label, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        ink = "white" if dark else "black"
+        grid.text(position, step, label, ha="center", va="center", fontsize=7, color=ink, parse_math=False)
         bars.bar(position, values[position], width=0.92, color=colour)
     grid.set(ylim=(count - 0.5, -0.5), ylabel="step", xlim=(-0.5, length - 0.5))
     grid.set_yticks(range(0, count, max(1, count // 12)))
@@ -98,13 +99,6 @@ def save_png(figure: Figure, path: Path) -> Path:
         FileNotFoundError, IsADirectoryError: as `png_path`.
     """
     path = png_path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    try:
+    with whole_file(path) as temporary:
         figure.savefig(temporary, format="png")
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return path

@@ -39,10 +39,9 @@ def build_prompts(model: MaskedDiffusionModel, task: Task, rows: list[Row]) -> l
     ]
 
 
-def encode_prompts(model: MaskedDiffusionModel, prompts: list[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [B, P] each, padded on the left."""
-    tokenizer: Any = model.tokenizer
-    rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+def encode_texts(tokenizer: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, int64 [B, P] each on the CPU, padded on the left; no special tokens are added."""
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     width = max(len(row) for row in rows)
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
     ids = torch.full((len(rows), width), pad, dtype=torch.int64)
@@ -50,6 +49,12 @@ def encode_prompts(model: MaskedDiffusionModel, prompts: list[str]) -> tuple[Ten
     for i, row in enumerate(rows):
         ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.int64)
         mask[i, width - len(row) :] = 1
+    return ids, mask
+
+
+def encode_prompts(model: MaskedDiffusionModel, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, int64 [B, P] each, padded on the left."""
+    ids, mask = encode_texts(model.tokenizer, prompts)
     return ids.to(model.device), mask.to(model.device)
 
 
