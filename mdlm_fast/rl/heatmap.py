@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _MAX_LABELLED = 64  # positions; more columns have no room for a token's text
 _LABEL_LENGTH = 8  # characters shown of a token
 _NEVER = "#e6e6e6"
+_SPECIAL = re.compile(r"<\|.*\|>|</?\w+>")
 
 
 def trajectory_heatmap(
@@ -59,7 +61,10 @@ def trajectory_heatmap(
     cell_height = 0.3 if longest or height <= 16 else max(0.09, 5.0 / height)
     panels = dict(per_step or {})
     picture = max(1.0, cell_height * height) + 0.7
-    size = (max(7.5, cell_width * width + 2.0), picture + (0.4 if title else 0.0) + (2.0 if panels else 0.0))
+    size = (
+        max(7.5, cell_width * width + 2.0, 2.6 * len(panels)),
+        picture + (0.4 if title else 0.0) + (2.0 if panels else 0.0),
+    )
     figure = Figure(figsize=size, layout="constrained", dpi=120)
     if title:
         figure.suptitle(title, fontsize=11, parse_math=False)
@@ -149,6 +154,8 @@ def _cells(
 
 
 def _short(text: str) -> str:
+    if _SPECIAL.fullmatch(text):
+        return "·"  # the tail of EOS tokens says nothing by being spelt out
     text = " ".join(text.split()) if text.strip() else repr(text)[1:-1].strip()
     return text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 1]}…"
 

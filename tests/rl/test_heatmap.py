@@ -69,10 +69,11 @@ def test_labels_are_left_out_where_they_do_not_fit() -> None:
 
 
 def test_odd_tokens_and_titles_are_drawn_as_they_are(tmp_path: Path) -> None:
-    record = trajectory(1, prompt=0, generated=6)
-    words = [["$$", r"$\frac$", "\n", " two\nlines ", "averylongtoken", "\u4e2d"]]
+    record = trajectory(1, prompt=0, generated=8)
+    words = [["$$", r"$\frac$", "\n", " two\nlines ", "averylongtoken", "\u4e2d", "<|endoftext|>", "<eos>"]]
     figure = trajectory_heatmap(record, [0], words, names=["$_$"], title=r"cost $\oops$")
-    assert [t.get_text() for t in figure.axes[0].texts] == ["$$", r"$\frac$", r"\n", "two lin…", "averylo…", "\u4e2d"]
+    drawn = [text.get_text() for text in figure.axes[0].texts]
+    assert drawn == ["$$", r"$\frac$", r"\n", "two lin…", "averylo…", "\u4e2d", "·", "·"]
     path = save_trajectory_heatmap(record, [0], words, tmp_path / "new" / "heat.png", names=["$_$"], title=r"$\oops$")
     assert path.read_bytes().startswith(b"\x89PNG") and list(path.parent.iterdir()) == [path]
 
