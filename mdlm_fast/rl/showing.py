@@ -36,13 +36,14 @@ class Showcase:
             return
         processes, batch = trainer.processes, buffer.batch
         prompts = [item["row"]["prompt"] for item in items]
-        advantages = buffer.advantages if buffer.advantages.ndim == 1 else buffer.advantages.nanmean(1)
         texts = processes.gather_objects(as_completions(prompts, batch.texts))
         prompts = processes.gather_objects(prompts)
-        extras = {name: processes.gather_objects(values) for name, values in sorted(extras.items())}
+        names = sorted(set(processes.gather_objects(sorted(extras))))  # a reward may log a column on one process alone
+        nothing = [None] * len(items)
+        extras = {name: processes.gather_objects(extras.get(name, nothing)) for name in names}
         final = rewards if rewards.ndim == 2 else rewards[:, -1]
         scored = processes.gather(final.to(trainer.args.device)).cpu()
-        advantages = processes.gather(advantages).cpu()
+        advantages = processes.gather(_per_sequence(buffer.advantages)).cpu()
         if trainer.is_world_process_zero():
             self._log.add(trainer.state.global_step, prompts, texts, scored, advantages, extras)
 
@@ -61,6 +62,10 @@ class Showcase:
         spread = buffer.advantages.abs().reshape(buffer.groups.shape[0], -1).nansum(1)
         group = int(buffer.groups[int(spread.argmax())])
         rows = (buffer.groups == group).nonzero().flatten().tolist()[:SHOWN_SEQUENCES]
+        self._draw_group(buffer, rows, f"Step {step}, prompt {group}", f"step_{step:05d}.png")
+
+    def _draw_group(self, buffer: RolloutBuffer, rows: list[int], title: str, file: str) -> None:
+        trainer = self._trainer
         trajectory = buffer.batch.trajectory
         tokenizer: Any = trainer.processing_class
         labels = [[tokenizer.decode([token]) for token in trajectory.sequences[row].tolist()] for row in rows]
@@ -72,7 +77,13 @@ class Showcase:
             trajectory,
             rows,
             labels,
-            Path(str(trainer.args.output_dir)) / "trajectories" / f"step_{step:05d}.png",
+            Path(str(trainer.args.output_dir)) / "trajectories" / file,
+            names=[f"{advantage:+.2f}" for advantage in _per_sequence(buffer.advantages)[rows].tolist()],
             per_step=panels,
-            title=f"Step {step}, prompt {group}",
+            title=f"{title}; beside each completion its advantage",
         )
+
+
+def _per_sequence(advantages: Tensor) -> Tensor:
+    """float32 [B], of advantages a step their mean."""
+    return advantages if advantages.ndim == 1 else advantages.nanmean(1)

@@ -58,6 +58,8 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
     step_rewards: ClassVar[bool] = False
     #: Whether the divergence is measured from the policy that acted instead of a reference.
     kl_to_old: ClassVar[bool] = False
+    #: Whether the loss compares new log-probs with those of the policy that acted.
+    uses_old: ClassVar[bool] = True
 
     args: RLConfig
 
@@ -84,7 +86,9 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         self._limit = prompt_limit(self.policy, args.max_completion_length, args.max_prompt_length)
         self.prompts = self._prompt_set(train_dataset, "train_dataset", tokenizer)
         evaluated = None if eval_dataset is None else self._prompt_set(eval_dataset, "eval_dataset", tokenizer)
-        self.rewards.check_before_training(self.prompts.columns)
+        for checked in (self.prompts, evaluated):
+            if checked is not None:
+                self.rewards.check_before_training(checked.columns)
         assert args.steps_per_generation is not None
         check_group_sizes(
             args.per_device_train_batch_size, args.steps_per_generation, args.world_size, args.num_generations
@@ -103,7 +107,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         # The loss is already divided by everything it is to be divided by.
         self.model_accepts_loss_kwargs = False
         self.processes = Processes(self.accelerator)
-        self.reference = make_reference(self.policy, kind=args.reference, beta=0.0 if self.kl_to_old else args.beta)
+        self.reference = make_reference(self.policy, kind=args.reference, beta=args.reference_weight)
         self.planner = PackPlanner(args.views_per_backward, self.args.device)
         self.metrics = Metrics(self.args.device)
         self.reporter = Reporter(self.metrics, self.processes, self.rewards.names)
