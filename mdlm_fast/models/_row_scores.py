@@ -102,13 +102,25 @@ def logprobs_of_hidden(
     """Log-probs of targets and entropies, float32 [C] each, from inside the head's forward, as `score_hidden`.
 
     options: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`."""
-    linear = _is_linear_call(original, args, kwargs)
-    if linear and isinstance(head, nn.Linear) and can_fuse(hidden, head.weight, head.bias):
-        canvas = _canvas(hidden, rows.length)
-        return ops.linear_token_logprobs(canvas, head.weight, head.bias, rows.source, targets, **options)
+    if _is_linear_call(original, args, kwargs) and isinstance(head, nn.Linear):
+        canvas, weight, bias = _cast_as_autocast_would(_canvas(hidden, rows.length), head.weight, head.bias)
+        with torch.autocast(hidden.device.type, enabled=False):
+            if can_fuse(canvas, weight, bias):
+                return ops.linear_token_logprobs(canvas, weight, bias, rows.source, targets, **options)
     logits = gathered_logits(original, hidden, rows.source, rows.length, args, kwargs)
     own = torch.arange(rows.source.shape[0], dtype=torch.int32, device=rows.source.device)
     return ops.token_logprobs(logits, torch.where(rows.source >= 0, own, rows.source), targets, **options)
+
+
+def _cast_as_autocast_would(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operands of a linear layer in autocast's dtype, if it is on: training in bfloat16 with float32 weights."""
+    kind = hidden.device.type
+    if not torch.is_autocast_enabled(kind):
+        return hidden, weight, bias
+    dtype = torch.get_autocast_dtype(kind)
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _with_seed_per_sequence(options: dict[str, Any], hidden: Tensor, length: int) -> dict[str, Any]:

@@ -149,7 +149,8 @@ class RowHead:
             return torch.stack(ops.token_logprobs(full, prepared.source, targets, **logprob_kwargs), -1)
 
         result = self._run(forward, _OnHead(on_head, on_logits), prepared, returned=True)
-        return result.flatten(0, -2).float().unbind(-1)
+        logp, entropy = result.flatten(0, -2).float().unbind(-1)
+        return logp, entropy if logprob_kwargs.get("entropy_grad") else entropy.detach()
 
     def logits(self, forward: Forward, rows: Tensor, *, length: int, shift: bool = False) -> Tensor:
         """Run the model once and return the logits of `rows`, [C, V] in the model's dtype; a -1 row repeats row 0.
