@@ -11,7 +11,7 @@ from accelerate import DistributedType
 from torch import Tensor, nn
 
 from mdlm_fast.rl.buffer import RolloutBuffer
-from mdlm_fast.rl.losses import Watch, check_finite, pack_loss
+from mdlm_fast.rl.losses import Watch, check_finite, check_gradients, pack_loss
 from mdlm_fast.rl.scoring import Normaliser, score_views
 from mdlm_fast.rl.views import View
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 def accumulate(
-    trainer: MaskedDiffusionTrainer, model: nn.Module, buffer: RolloutBuffer, views: Sequence[View]
+    trainer: MaskedDiffusionTrainer, model: nn.Module, buffer: RolloutBuffer, views: Sequence[View], prompts: Tensor
 ) -> Tensor:
     """Adds the gradient of the views' loss to the parameters' and returns the loss, detached.
 
+    prompts: int64, the prompt number of each sequence that the views speak of.
+
     Raises:
-        TrainingDiverged: see `mdlm_fast.rl.losses.check_finite`.
+        TrainingDiverged: see `mdlm_fast.rl.losses`.
     """
     args = trainer.args
     watch = Watch(args.epsilon, args.epsilon if args.epsilon_high is None else args.epsilon_high)
@@ -55,8 +57,10 @@ def accumulate(
         [logp for _, logp in seen],
         args.max_log_ratio,
         optimizer_step=trainer.state.global_step + 1,
-        prompts=buffer.groups,
+        prompts=prompts,
     )
+    if trainer.accelerator.sync_gradients and trainer.accelerator.scaler is None:  # a scaler skips such steps
+        check_gradients(model, optimizer_step=trainer.state.global_step + 1)
     trainer.reporter.updated(watch, first_pass=trainer.first_pass)
     return total
 

@@ -42,6 +42,11 @@ class RolloutBuffer:
         keep[offset : offset + count] = True
         return [part for view in views if (part := view.select(keep)) is not None]
 
+    def prompts_of(self, first: int) -> Tensor:
+        """int64 [chunk_size], the prompt numbers of the chunk that completion `first` is in, which views number by."""
+        start = first - first % self.chunk_size
+        return self.groups[start : start + self.chunk_size]
+
     def to_dict(self) -> dict[str, Tensor]:
         """All of it as tensors for safetensors; views are saved as what they add to the trajectory."""
         tensors = {"advantages": self.advantages, "groups": self.groups}

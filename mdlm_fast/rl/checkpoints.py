@@ -1,169 +1,176 @@
 """Checkpoints that are whole or not there, and that resume in the middle of a rollout's passes.
 
 A checkpoint is a folder of `transformers.Trainer`'s, with the rollout that is being trained on, what the log has
-collected, and a manifest, which is written last: a folder without one, or with a file that does not match it, was torn by
-a crash and is not resumed from. Older checkpoints are deleted once the new manifest is on disk.
+collected, the reference policy if it has moved, and a manifest (see `mdlm_fast.rl.manifest`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from mdlm_fast.files import whole_file
 from mdlm_fast.models.saving import write_settings
 from mdlm_fast.rl.buffer import RolloutBuffer
+from mdlm_fast.rl.manifest import delete_old_checkpoints, last_whole_checkpoint, why_torn, write_manifest
+from mdlm_fast.rl.reward_checks import RewardError
+from mdlm_fast.rl.rollout import RolloutBatch
 
 if TYPE_CHECKING:
     from mdlm_fast.models import MaskedDiffusionModel
+    from mdlm_fast.rl.config import RLConfig
     from mdlm_fast.rl.metrics import Metrics
+    from mdlm_fast.rl.packing import PackPlanner
+    from mdlm_fast.rl.processes import Processes
     from mdlm_fast.rl.producer import Producer
+    from mdlm_fast.rl.reference import Reference
     from mdlm_fast.rl.reporting import Reporter
+    from mdlm_fast.rl.showing import Showcase
 
-MANIFEST = "whole.json"
-PROGRESS = "rl_progress.json"
-#: Larger files are checked by size alone: reading many gigabytes back would hold up training.
-HASHED_BYTES = 64 * 2**20
+REFERENCE = "reference.safetensors"
+#: What `RolloutBatch` holds beside its tensors.
+_NOTES = ("texts", "completion_ids", "ended", "forwards", "seconds")
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or is not whole."""
 
 
-def write_manifest(folder: Path) -> None:
-    """Declares a checkpoint whole, once every file of it is on disk.
-
-    Raises:
-        OSError: the disk is full."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(folder).as_posix()] = _fingerprint(path)
-    temporary = folder / f"{MANIFEST}.tmp"
-    with open(temporary, "w", encoding="utf-8") as out:
-        json.dump(files, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, folder / MANIFEST)
-
-
-def why_torn(folder: Path) -> str | None:
-    """None for a whole checkpoint, else what is wrong with it."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"it has no {MANIFEST}, which is written last"
-    except (OSError, ValueError) as error:
-        return f"its {MANIFEST} cannot be read ({error})"
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _fingerprint(path) != expected:
-            return f"{name} is not what was written"
-    return None
-
-
-def last_whole_checkpoint(output_dir: str | os.PathLike[str]) -> Path | None:
-    """The checkpoint of the most steps that is whole; torn ones are named in a warning."""
-    found = []
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        number = path.name.rsplit("-", 1)[1]
-        if path.is_dir() and number.isdecimal():
-            found.append((int(number), path))
-    for _, path in sorted(found, reverse=True):
-        reason = why_torn(path)
-        if reason is None:
-            return path
-        warnings.warn(f"checkpoint {path} is torn and not used: {reason}", RuntimeWarning, stacklevel=2)
-    return None
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > HASHED_BYTES:
-        return {"bytes": size}
-    return {"bytes": size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
 class CheckpointedTrainer(Trainer):
     """The part of a trainer that writes and reads checkpoints.
 
     Attributes:
-        micro_step: micro-batches trained on. buffer: the rollout being trained on. policy, metrics, reporter, producer:
-            set by the subclass.
+        micro_step: micro-batches trained on. buffer: the rollout being trained on. unscored: the rollout of a resumed
+            run whose rewards failed. The rest is set by the subclass.
     """
 
+    args: RLConfig
     micro_step: int = 0
     buffer: RolloutBuffer | None = None
+    unscored: RolloutBatch | None = None
     policy: MaskedDiffusionModel
     metrics: Metrics
-    reporter: Reporter
+    planner: PackPlanner
+    processes: Processes
     producer: Producer
+    reference: Reference
+    reporter: Reporter
+    showcase: Showcase
     _flushed_at: int = 0
     _resumed: Path | None = None
+    _last_written: Path | None = None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
         """`transformers.Trainer.train`; True resumes from the last whole checkpoint of output_dir, if there is one.
 
         Raises:
-            CheckpointError: a named checkpoint is not whole.
+            CheckpointError: a named checkpoint is not whole, or one could not be written.
+            RewardError: a reward function failed; the message says what was kept.
+            TrainingDiverged: see `mdlm_fast.rl.losses`.
         """
         folder: Path | None = None
         if resume_from_checkpoint is True:
-            folder = last_whole_checkpoint(self.args.output_dir)
+            folder = last_whole_checkpoint(str(self.args.output_dir))
         elif resume_from_checkpoint:
             folder = Path(resume_from_checkpoint)
             if (reason := why_torn(folder)) is not None:
                 other = last_whole_checkpoint(folder.parent)
                 hint = f"resume from {other}" if other else "there is no whole one beside it"
                 raise CheckpointError(f"checkpoint {folder} is not whole: {reason}; {hint}")
-        self._resumed, self.buffer, self.micro_step = folder, None, 0
-        if folder is not None:
-            progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-            self.micro_step = progress["micro_step"]
-        return super().train(resume_from_checkpoint=None if folder is None else str(folder), **kwargs)
+        self._resumed, self._last_written = folder, folder and folder.resolve()
+        self.buffer, self.unscored, self.micro_step, self._flushed_at = None, None, 0, 0
+        try:
+            return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+        finally:
+            self.is_in_train = False
 
     def restore(self) -> None:
-        """Once the loop runs: the log's state and the rollout of the checkpoint that `train` resumed from."""
+        """Once the loop runs: what the checkpoint that `train` resumed from holds beside transformers' own files."""
         folder, self._resumed = self._resumed, None
         if folder is None:
             return
-        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        progress = json.loads(self._own_file(folder, "progress", ".json").read_text(encoding="utf-8"))
+        self.micro_step = progress["micro_step"]
         self._tr_loss += progress["loss_since_log"]
         self._globalstep_last_logged = self._flushed_at = progress["last_logged"]
         self.metrics.load_state(progress["metrics"])
+        self.planner.load_state(progress["planner"])
         self.reporter.num_tokens = progress["num_tokens"]
-        path = folder / self._buffer_file()
-        if path.exists():
-            tensors = {name: tensor.to(self.args.device) for name, tensor in load_file(path).items()}
-            self.buffer = RolloutBuffer.from_dict(tensors, self.producer.chunk_size)
-            self.producer.build_views(self.buffer)
-            self.buffer.restore_views(tensors)
+        if (folder / REFERENCE).exists():
+            self.reference.load_state_dict(self._load(folder / REFERENCE))
+        if (rollout := self._own_file(folder, "rollout")).exists():
+            if progress["layout"] == self._layout():
+                self._restore_buffer(self._load(rollout))
+            else:
+                changed = {n: (v, now) for n, v in progress["layout"].items() if (now := self._layout().get(n)) != v}
+                warnings.warn(
+                    f"{folder} was written in the middle of a rollout under other settings ("
+                    + ", ".join(f"{name} {before}, now {now}" for name, (before, now) in changed.items())
+                    + "), which is decoded anew",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        unscored = self._own_file(folder, "unscored")
+        if not self.processes.maximum(int(not unscored.exists())):
+            self.unscored = _load_batch(unscored, self.args.device)
+
+    def rescue(self, error: Exception, batch: RolloutBatch | None = None) -> RewardError:
+        """Keeps what is finished when a reward function fails.
+
+        Writes a checkpoint unless the last one is of this optimizer step, and beside it the completions that were to be
+        scored, so that a resumed run only calls the rewards again.
+
+        Args:
+            error: what the function raised. batch: this process's completions; None in an evaluation.
+
+        Returns:
+            The error to raise, which says how to go on.
+        """
+        folder = self._checkpoint_folder()
+        try:
+            if self._last_written != folder.resolve():
+                self._save_checkpoint(self.model_wrapped, None)
+            with self.processes.raising_together():
+                if batch is not None:
+                    _save_batch(batch, self._own_file(folder, "unscored"))
+        except Exception as failure:  # whatever else is wrong must not hide the error
+            last = last_whole_checkpoint(folder.parent)
+            kept = f"what was finished since {last or 'the start'} could not be saved ({failure})"
+        else:
+            what = "" if batch is None else " and the completions that were to be scored"
+            kept = f"{folder} keeps the {self.state.global_step} finished optimizer steps{what}"
+        return RewardError(f"{error}. {kept}; mend the function and go on with train(resume_from_checkpoint=True)")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder = self._checkpoint_folder(trial)
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # not before the new one is whole
         try:
-            if self.args.should_save and folder.exists():
-                shutil.rmtree(folder)  # a torn one of an earlier run
-            self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(model, trial)
-            self._save_progress(folder)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                write_manifest(folder)
+            self.showcase.write()  # a resumed run does not have the completions that wait for the next log
+            with self.processes.raising_together():
+                if self.args.should_save and folder.exists():
+                    shutil.rmtree(folder)  # of an earlier run
+            with self.processes.raising_together():
+                super()._save_checkpoint(model, trial)
+                self._save_progress(folder)
+            with self.processes.raising_together():
+                if self.args.should_save:
+                    write_manifest(folder)
         except Exception as error:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -174,33 +181,65 @@ class CheckpointedTrainer(Trainer):
             ) from error
         finally:
             self.args.save_total_limit = limit
+        self._last_written = folder.resolve()
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(folder.parent),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            delete_old_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
 
     def _save_progress(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if self.buffer is not None:
-            tensors = {name: tensor.cpu() for name, tensor in self.buffer.to_dict().items()}
-            save_file(tensors, folder / self._buffer_file())
-        if self.args.should_save:
-            progress = {
-                "micro_step": self.micro_step,
-                "loss_since_log": float(self._tr_loss),
-                "last_logged": self._globalstep_last_logged,
-                "metrics": self.metrics.state(),
-                "num_tokens": self.reporter.num_tokens,
-            }
-            (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+            _save(self.buffer.to_dict(), self._own_file(folder, "rollout"))
+        if self.args.should_save and (reference := self.reference.state_dict()):
+            _save(reference, folder / REFERENCE)
+        progress = {
+            "micro_step": self.micro_step,
+            "loss_since_log": float(self._tr_loss),
+            "last_logged": self._globalstep_last_logged,
+            "metrics": self.metrics.state(),
+            "planner": self.planner.state(),
+            "num_tokens": self.reporter.num_tokens,
+            "layout": self._layout(),
+        }
+        self._own_file(folder, "progress", ".json").write_text(json.dumps(progress), encoding="utf-8")
 
-    def _buffer_file(self) -> str:
-        return f"rollout-{self.args.process_index}.safetensors"
+    def _restore_buffer(self, tensors: dict[str, Tensor]) -> None:
+        self.buffer = RolloutBuffer.from_dict(tensors, self.producer.chunk_size)
+        self.producer.build_views(self.buffer)
+        self.buffer.restore_views(tensors)
+
+    def _layout(self) -> dict[str, Any]:
+        """What must be as it was for a saved rollout to be of use."""
+        names = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "num_iterations")
+        return {**{name: getattr(self.args, name) for name in names}, "processes": self.processes.count}
+
+    def _checkpoint_folder(self, trial: Any = None) -> Path:
+        return Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+
+    def _own_file(self, folder: Path, name: str, suffix: str = ".safetensors") -> Path:
+        """This process's file of a checkpoint."""
+        return folder / f"{name}-{self.processes.index}{suffix}"
+
+    def _load(self, path: Path) -> dict[str, Tensor]:
+        return {name: tensor.to(self.args.device) for name, tensor in load_file(path).items()}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            write_settings(self.policy, Path(output_dir or self.args.output_dir))
+            write_settings(self.policy, Path(str(self.args.output_dir if output_dir is None else output_dir)))
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _save_batch(batch: RolloutBatch, path: Path) -> None:
+    notes = {name: getattr(batch, name) for name in _NOTES}
+    with whole_file(path) as temporary:
+        _save(batch.to_dict(), temporary, {"notes": json.dumps(notes)})
+
+
+def _load_batch(path: Path, device: torch.device) -> RolloutBatch:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        notes = json.loads(file.metadata()["notes"])
+    return replace(RolloutBatch.from_dict(tensors), **notes)

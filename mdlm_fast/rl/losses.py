@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from mdlm_fast.rl.objectives import kl_penalty
 from mdlm_fast.rl.views import View
@@ -107,8 +110,10 @@ def check_finite(
         token = int(wrong.nonzero()[0])
         value, ratio = float(logp[token]), float(_log_ratio(view, logp)[token])
         sequence = int(view.sequence[token])
-        if value != value or abs(value) == float("inf"):
+        if not math.isfinite(value):
             cause = f"its new log-prob is {value}: the weights or activations are no longer finite"
+        elif view.old_logp is not None and not bool(torch.isfinite(view.old_logp[token])):
+            cause = f"its log-prob under the policy that acted is {float(view.old_logp[token])}"
         elif view.ref_logp is not None and not bool(torch.isfinite(view.ref_logp[token])):
             cause = f"its log-prob under the reference is {float(view.ref_logp[token])}"
         else:
@@ -118,6 +123,22 @@ def check_finite(
             f"{int(prompts[sequence])}), token {token} of its view: {cause}, and max_log_ratio={max_log_ratio:g}. The "
             "update was not made; lower learning_rate, num_iterations or max_grad_norm, or go on from a checkpoint"
         )
+
+
+def check_gradients(model: nn.Module, *, optimizer_step: int) -> None:
+    """Raises TrainingDiverged where a gradient is NaN or infinite although the loss was not, naming the parameter.
+
+    model: with the gradients of all micro-batches, reduced over processes."""
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    norm = get_total_norm(gradients.values())
+    if math.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm):
+        return
+    wrong = [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
+    what = f"the gradient of {wrong[0]} (and of {len(wrong) - 1} others)" if wrong else "the norm of the gradient"
+    raise TrainingDiverged(
+        f"optimizer step {optimizer_step}: {what} is not finite, although the loss is. The update was not made; lower "
+        "learning_rate or num_iterations, or go on from a checkpoint"
+    )
 
 
 def _log_ratio(view: View, logp: Tensor) -> Tensor:

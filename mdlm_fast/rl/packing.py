@@ -1,17 +1,19 @@
 """Packs: how many views share one forward and backward pass.
 
-The loss is a sum over views, so any cut gives the same gradient. A pack of one view needs the least memory; larger packs
-keep a GPU busy and read the LM head's weight fewer times.
+The loss is a sum over views, so any cut gives the same gradient. A pack of one view needs the least memory; larger
+packs keep a GPU busy and read the LM head's weight fewer times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mdlm_fast.rl.views import View
 
@@ -32,6 +34,7 @@ class PackPlanner:
         self._size = size
         self._device = device
         self._bytes_per_position: float | None = None
+        self._limit: int | None = None
 
     def packs(self, views: Sequence[View]) -> list[list[View]]:
         """The views in order, cut into packs."""
@@ -51,11 +54,22 @@ class PackPlanner:
         return packs
 
     def positions(self) -> int:
-        """Positions a pack may hold; 0: one view only."""
+        """Positions a pack may hold; 0: one view only. It never grows, so a resumed run cuts as the interrupted one
+        would have, to the last bit of the gradient, unless it has less memory."""
         if self._bytes_per_position is None:
             return 0
         fits = int(FREE_SHARE * free_memory(self._device) / self._bytes_per_position)
-        return min(fits, ENOUGH_POSITIONS.get(self._device.type, ENOUGH_POSITIONS["cpu"]))
+        enough = ENOUGH_POSITIONS.get(self._device.type, ENOUGH_POSITIONS["cpu"])
+        self._limit = min(fits, enough if self._limit is None else self._limit)
+        return self._limit
+
+    def state(self) -> dict[str, float | None]:
+        """What was measured, for a checkpoint."""
+        return {"bytes_per_position": self._bytes_per_position, "limit": self._limit}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        self._bytes_per_position, self._limit = state["bytes_per_position"], state["limit"]
 
     @property
     def must_measure(self) -> bool:
@@ -65,12 +79,14 @@ class PackPlanner:
     @contextmanager
     def measure(self, pack: Sequence[View], module: nn.Module) -> Iterator[None]:
         """Counts the bytes that the forward pass inside keeps for the backward pass, parameters left out."""
-        known = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+        sharded = any(isinstance(parameter, DTensor) for parameter in module.parameters())
+        known = _whole_weights(module)
         kept: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in known:
+            # FSDP gathers a layer's weights while the layer runs and frees them behind it.
+            if storage.data_ptr() not in (_whole_weights(module) if sharded else known):
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
@@ -78,6 +94,11 @@ class PackPlanner:
             yield
         positions = sum(view.attention_mask.numel() for view in pack)
         self._bytes_per_position = max(sum(kept.values()), 1) / positions
+
+
+def _whole_weights(module: nn.Module) -> set[int]:
+    """Addresses of the parameters that are whole on this device at the moment."""
+    return {p.untyped_storage().data_ptr() for p in module.parameters() if not isinstance(p, DTensor)}
 
 
 def free_memory(device: torch.device) -> int:

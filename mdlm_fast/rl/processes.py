@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +38,24 @@ class Processes:
             return value
         mine = torch.tensor([value], device=self._accelerator.device)
         return int(self._accelerator.gather(mine).max())
+
+    @contextmanager
+    def raising_together(self) -> Iterator[None]:
+        """For a block in which processes do not talk to each other: if it raises in one, it raises in all, so that none
+        waits for another in vain.
+
+        Raises:
+            RuntimeError: in the processes where the block itself did not."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as raised:
+            error = raised
+        failed = self.maximum(int(error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise RuntimeError("another process failed, whose message says why")
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over processes of [n] tensors; shorter ones are padded with zeros, so the result may be longer."""

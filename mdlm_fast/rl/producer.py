@@ -40,9 +40,12 @@ class Producer:
         args, metrics = trainer.args, trainer.metrics
         with metrics.phase("rollout"):
             batch = self._rollout(items)
+        try:
+            with metrics.phase("reward"):
+                scored = trainer.reward(items, batch)  # [B, F] or [B, S, F]
+        except Exception as error:  # whatever a user's function, or a method's use of it, raises
+            raise trainer.rescue(error, batch) from error
         trainer.reporter.rollout(batch, float(batch.trajectory.row_steps.float().mean()))
-        with metrics.phase("reward"):
-            scored = trainer.reward(items, batch)  # [B, F] or [B, S, F]
         device = args.device
         groups = torch.tensor([item["index"] for item in items], dtype=torch.int64, device=device)
         buffer = RolloutBuffer(batch, torch.zeros(len(items), device=device), groups, self.chunk_size)
@@ -58,7 +61,7 @@ class Producer:
         trainer = self.trainer
         buffer.views = []
         for rows in buffer.chunk_rows():
-            chunk = self._chunk(buffer, rows)
+            chunk = self.chunk(buffer, rows)
             iterations = trainer.args.num_iterations
             if trainer.views_differ:
                 buffer.views.append([self._views(chunk, iteration) for iteration in range(iterations)])
@@ -68,9 +71,12 @@ class Producer:
     def _rollout(self, items: list[dict[str, Any]]) -> RolloutBatch:
         trainer = self.trainer
         device = trainer.args.device
-        input_ids, attention_mask = trainer.prompts.encode(items)
         numbers = torch.tensor([[item[key] for key in ("generation", "index", "sample")] for item in items]).T
         seeds = sequence_seeds(trainer.args.seed, *numbers)
+        unscored, trainer.unscored = trainer.unscored, None
+        if unscored is not None and torch.equal(unscored.seeds.cpu(), seeds):
+            return unscored
+        input_ids, attention_mask = trainer.prompts.encode(items)
         return rollout(
             trainer.policy, input_ids.to(device), attention_mask.to(device), seeds.to(device), trainer.decode_config
         )
@@ -91,9 +97,12 @@ class Producer:
         ratio = trainer.sequence_log_ratio(buffer)
         advantages = trainer.advantages(combined, groups, None if ratio is None else processes.gather(ratio))
         buffer.advantages = processes.own(advantages)
-        trainer.reporter.rewards(rewards if rewards.ndim == 2 else rewards[:, -1], combined, groups)
+        if rewards.ndim == 3:  # what is logged are the rewards of the final answers
+            rewards, combined = rewards[:, -1], combined[:, -1]
+        trainer.reporter.rewards(rewards, combined, groups)
 
-    def _chunk(self, buffer: RolloutBuffer, rows: slice) -> Chunk:
+    def chunk(self, buffer: RolloutBuffer, rows: slice) -> Chunk:
+        """Some completions of a rollout, as a method sees them."""
         trainer = self.trainer
         args = trainer.args
         whole = args.loss_normalization == "optimizer_step"
@@ -118,6 +127,9 @@ class Producer:
     def _views(self, chunk: Chunk, iteration: int) -> list[View]:
         trainer = self.trainer
         views = trainer.views(chunk, iteration)
+        if not trainer.args.beta:  # without a penalty, a completion as good as its group's mean has no gradient
+            matters = chunk.advantages.reshape(chunk.advantages.shape[0], -1).nan_to_num().ne(0).any(1)
+            views = [part for view in views if (part := view.select(matters)) is not None]
         return [view.with_(ref_logp=view.old_logp) for view in views] if trainer.kl_to_old else views
 
     def _fill(self, buffer: RolloutBuffer, passes: list[list[View]]) -> None:
@@ -129,12 +141,13 @@ class Producer:
             if number and views is passes[0]:
                 continue
             missing = any(view.old_logp is None for view in views)
-            if args.old_logprobs == "recompute" or (missing and not once) or (missing and trainer.kl_to_old):
+            wanted = args.old_logprobs == "recompute" or (missing and not once) or (missing and trainer.kl_to_old)
+            if wanted and trainer.uses_old:
                 with trainer.metrics.phase("old"):
-                    views[:] = self._with_old(views, self._log_probs(buffer, views, trainer.policy))
-            if trainer.reference.kind != "none":
+                    views[:] = self._with_old(views, self.log_probs(buffer, views, trainer.policy))
+            if args.beta and not trainer.kl_to_old and trainer.reference.kind != "none":
                 with trainer.metrics.phase("ref"), trainer.reference.scorer() as (model, module):
-                    logps = self._log_probs(buffer, views, model, module)
+                    logps = self.log_probs(buffer, views, model, module)
                 views[:] = [view.with_(ref_logp=logp) for view, logp in zip(views, logps, strict=True)]
 
     def _with_old(self, views: Sequence[View], logps: Sequence[Tensor]) -> list[View]:
@@ -147,9 +160,12 @@ class Producer:
             filled.append(view.with_(old_logp=logp, ref_logp=reference, importance=weight))
         return filled
 
-    def _log_probs(
+    def log_probs(
         self, buffer: RolloutBuffer, views: Sequence[View], model: MaskedDiffusionModel, module: Any = None
     ) -> list[Tensor]:
+        """Log-probs of views of a rollout without gradients, float32 [N] a view; all processes must call it.
+
+        model: the policy, or a reference. module: what to call in its place."""
         normaliser = Normaliser.of(buffer.batch.trajectory, self.trainer.args.training_temperature)
         packs = packs_in_step(self.trainer, views, buffer)
         return log_probs(model, packs, normaliser, module)[: len(views)]

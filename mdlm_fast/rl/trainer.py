@@ -24,8 +24,9 @@ from mdlm_fast.rl.metrics import Metrics
 from mdlm_fast.rl.packing import PackPlanner
 from mdlm_fast.rl.processes import Processes
 from mdlm_fast.rl.producer import Producer
-from mdlm_fast.rl.reference import make_reference
+from mdlm_fast.rl.reference_sync import ReferenceSync, trainer_reference
 from mdlm_fast.rl.reporting import Reporter
+from mdlm_fast.rl.reward_checks import RewardError
 from mdlm_fast.rl.rewards import RewardRunner
 from mdlm_fast.rl.rollout import RolloutBatch
 from mdlm_fast.rl.setup import as_model, turn_off_dropout
@@ -107,7 +108,9 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         # The loss is already divided by everything it is to be divided by.
         self.model_accepts_loss_kwargs = False
         self.processes = Processes(self.accelerator)
-        self.reference = make_reference(self.policy, kind=args.reference, beta=args.reference_weight)
+        self.reference = trainer_reference(self.policy, args, args.reference_weight)
+        if args.sync_ref_model:
+            self.add_callback(ReferenceSync(self.reference))
         self.planner = PackPlanner(args.views_per_backward, self.args.device)
         self.metrics = Metrics(self.args.device)
         self.reporter = Reporter(self.metrics, self.processes, self.rewards.names)
@@ -148,15 +151,16 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
 
     def call_rewards(self, prompts: PromptSet, items: list[dict[str, Any]], batch: RolloutBatch) -> Tensor:
         """float32 [B, F], the reward functions' answers to completions of a data set's rows."""
-        return self.rewards(
-            prompts=[item["row"]["prompt"] for item in items],
-            texts=batch.texts,
-            completion_ids=batch.completion_ids,
-            columns=prompts.reward_columns(items),
-            trainer_state=self.state,
-            log_extra=self.reporter.log_extra,
-            log_metric=self.reporter.log_metric,
-        )
+        with self.processes.raising_together():
+            return self.rewards(
+                prompts=[item["row"]["prompt"] for item in items],
+                texts=batch.texts,
+                completion_ids=batch.completion_ids,
+                columns=prompts.reward_columns(items),
+                trainer_state=self.state,
+                log_extra=self.reporter.log_extra,
+                log_metric=self.reporter.log_metric,
+            )
 
     # ---- transformers.Trainer ----------------------------------------------------------------------------------
 
@@ -199,7 +203,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         model.train()
         with self.metrics.phase("train"):
             views = self.buffer.micro_batch(iteration, first, args.per_device_train_batch_size)
-            loss = backward.accumulate(self, model, self.buffer, views)
+            loss = backward.accumulate(self, model, self.buffer, views, self.buffer.prompts_of(first))
         self.micro_step += 1
         if self.micro_step % cycle == 0:
             self.showcase.draw(self.buffer)
@@ -212,12 +216,17 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         """Rewards of one completion for each prompt of the evaluation data set (see `mdlm_fast.rl.evaluation`).
 
         Raises:
-            ValueError: there is no evaluation data set."""
+            ValueError: there is no evaluation data set. RewardError: a reward function failed."""
         prompts = self.eval_dataset if eval_dataset is None else self._prompt_set(eval_dataset, "eval_dataset")
         if prompts is None:
             raise ValueError("there is no data set to evaluate on: pass eval_dataset= here or to the trainer")
         assert isinstance(prompts, PromptSet)
-        results = evaluate_prompts(self, prompts, metric_key_prefix)
+        try:
+            results = evaluate_prompts(self, prompts, metric_key_prefix)
+        except RewardError as error:
+            if not self.is_in_train:
+                raise
+            raise self.rescue(error) from error
         self.log(results)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, results)
         return results

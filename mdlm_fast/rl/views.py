@@ -203,6 +203,6 @@ def from_tensors(views: Sequence[View], tensors: dict[str, Tensor], prefix: str)
     restored = []
     for number, view in enumerate(views):
         start = f"{prefix}.{number}."
-        found = {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+        found: dict[str, Any] = {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
         restored.append(replace(view, **found))
     return restored
