@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def accumulate(
-    trainer: MaskedDiffusionTrainer, model: nn.Module, buffer: RolloutBuffer, views: Sequence[View], prompts: Tensor
+    trainer: MaskedDiffusionTrainer, model: nn.Module, buffer: RolloutBuffer, views: Sequence[View], first: int = 0
 ) -> Tensor:
     """Adds the gradient of the views' loss to the parameters' and returns the loss, detached.
 
-    prompts: int64, the prompt number of each sequence that the views speak of.
+    first: number of the micro-batch's first completion in the buffer, for messages.
 
     Raises:
         TrainingDiverged: see `mdlm_fast.rl.losses`.
@@ -57,7 +57,7 @@ def accumulate(
         [logp for _, logp in seen],
         args.max_log_ratio,
         optimizer_step=trainer.state.global_step + 1,
-        prompts=prompts,
+        prompts=buffer.prompts_of(first),
     )
     if trainer.accelerator.sync_gradients and trainer.accelerator.scaler is None:  # a scaler skips such steps
         check_gradients(model, optimizer_step=trainer.state.global_step + 1)

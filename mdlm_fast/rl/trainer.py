@@ -203,7 +203,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         model.train()
         with self.metrics.phase("train"):
             views = self.buffer.micro_batch(iteration, first, args.per_device_train_batch_size)
-            loss = backward.accumulate(self, model, self.buffer, views, self.buffer.prompts_of(first))
+            loss = backward.accumulate(self, model, self.buffer, views, first)
         self.micro_step += 1
         if self.micro_step % cycle == 0:
             self.showcase.draw(self.buffer)
