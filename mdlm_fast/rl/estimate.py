@@ -34,7 +34,7 @@ class Settings:
     shape: of the model. dtype: of its weights and activations.
     method: "cj-grpo", "mdpo", "one-step-grpo", "diffu-grpo", "coupled-grpo", "trace" or "dmpo".
     completions: per device and micro-batch. prompt_length, completion_length: positions. steps: of the rollout.
-    views: forward passes a micro-batch is trained on; None: the method's (mdpo: 8, dmpo: 2).
+    views: forward passes a micro-batch is trained on; None: the method's defaults.
     views_per_backward: of them, how many share one backward pass.
     adapter: None = the whole model is trained.
     beta, reference: as in RLConfig.
@@ -87,6 +87,8 @@ class Settings:
     @property
     def reference_kind(self) -> str:
         """The reference that `make_reference` chooses for a fresh adapter or a whole model."""
+        if self.method == "trace":  # its divergence is from the policy that acted
+            return "none"
         if self.reference != "auto":
             return self.reference
         return "none" if self.beta == 0 else "copy" if self.adapter is None else "adapter_off"
@@ -96,10 +98,14 @@ def _all_tokens(settings: Settings) -> int:
     return settings.completions * settings.completion_length
 
 
-def _step_views(settings: Settings) -> tuple[int, int, int]:
-    """A view for each step or group of steps; every token is scored in one of them."""
-    views = settings.views or settings.steps
-    return views, 1, -(-_all_tokens(settings) // views)
+def _step_views(shrink: int) -> Callable[[Settings], tuple[int, int, int]]:
+    """A view for every `shrink` steps; each token is scored in one of them."""
+
+    def views(settings: Settings) -> tuple[int, int, int]:
+        count = settings.views or -(-settings.steps // shrink)
+        return count, 1, -(-_all_tokens(settings) // count)
+
+    return views
 
 
 def _masked_views(default: int) -> Callable[[Settings], tuple[int, int, int]]:
@@ -109,13 +115,13 @@ def _masked_views(default: int) -> Callable[[Settings], tuple[int, int, int]]:
 
 #: Method -> (views of a micro-batch, canvases in a view for each completion, scored rows of a view).
 METHODS: dict[str, Callable[[Settings], tuple[int, int, int]]] = {
-    "cj-grpo": _step_views,
-    "trace": _step_views,
+    "cj-grpo": _step_views(1),
+    "trace": _step_views(8),
     "mdpo": _masked_views(8),
     "one-step-grpo": _masked_views(1),
     "diffu-grpo": _masked_views(1),
     "coupled-grpo": lambda settings: (settings.views or 1, 3, 2 * _all_tokens(settings)),
-    "dmpo": _masked_views(2),
+    "dmpo": _masked_views(4),
 }
 
 

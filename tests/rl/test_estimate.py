@@ -247,6 +247,21 @@ def test_memory_does_not_grow_with_steps_but_the_released_way_does():
     assert released[2] == 4 * released[1] == 16 * released[0]
 
 
+def test_views_of_a_method_are_those_of_its_trainer():
+    """At S=32 steps, B*L = 6 * 128 tokens and the trainers' defaults."""
+    views = {method: (made.views, made.view.sequences, made.rows) for method in METHODS
+             for made in [estimate(Settings(LLADA_8B, method))]}  # fmt: skip
+    assert views == {
+        "cj-grpo": (32, 6, 24),
+        "trace": (4, 6, 192),  # shrink=8
+        "mdpo": (8, 6, 768),  # sample_train_steps=8
+        "one-step-grpo": (1, 6, 768),
+        "diffu-grpo": (1, 6, 768),
+        "coupled-grpo": (1, 18, 1536),  # three canvases, two rows a token
+        "dmpo": (4, 6, 768),  # replicates=2, in pairs
+    }
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_largest_pack_fits_and_one_more_does_not(method, device):
@@ -277,6 +292,8 @@ def test_sharding_divides_what_it_shards():
     adapter = Adapter(16, "paper").parameters(LLADA_8B)
     assert estimate(lora).optimizer == 8 * adapter and estimate(lora).reference == 0
     assert estimate(replace(lora, reference="adapter")).reference == 4 * adapter
+    assert estimate(replace(whole, beta=0.1)).reference == 2 * count
+    assert estimate(replace(whole, beta=0.1, method="trace")).reference == 0
     assert estimate(replace(lora, sharding="zero2", **eight)).weights == 2 * (count + adapter)
 
 
