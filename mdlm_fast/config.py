@@ -122,6 +122,8 @@ class DecodeConfig:
         temperature: 0 is greedy; a number, or one per prompt. top_k, top_p restrict the tempered distribution.
         cfg_scale: classifier-free guidance, (s + 1) conditional - s unconditional; every given token is masked in the
             unconditional canvas.
+        sampler: "exact" draws from softmax(logits / temperature); "gumbel_bf16" repeats the truncated draw of released RL
+            rollouts (see mdlm_fast.bf16_race).
         forbid_ids: ids never produced (the mask id always is one); vocab_limit: ids at or above it are not either.
         normalize_over: "allowed" normalises over the ids that may be produced, "all" over the whole vocabulary as the
             published decoders do.
@@ -154,6 +156,7 @@ class DecodeConfig:
     temperature: float | tuple[float, ...] = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    sampler: str = "exact"
     alg_temp: float = 0.0
     eoser: EOSER | None = None
     remasking: RCR | None = None

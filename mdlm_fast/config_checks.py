@@ -14,6 +14,7 @@ CHOICES = {
     "select": ("quota", "threshold", "factor", "entropy_bound", "quota_threshold", "origin"),
     "confidence": ("prob", "margin", "neg_entropy", "random"),
     "confidence_from": ("raw", "tempered"),
+    "sampler": ("exact", "gumbel_bf16"),
     "score_scope": ("block", "masked", "generated"),
     "normalize_over": ("allowed", "all"),
     "record": ("none", "trajectory", "full"),
@@ -163,6 +164,13 @@ def _check_sampling(config: DecodeConfig) -> None:
         if config.top_p == 0:
             raise ValueError("top_p=0 leaves no token: use temperature=0 for the best one")
     check_number("cfg_scale", config.cfg_scale, 0)
+    if config.sampler == "gumbel_bf16":
+        for name in ("top_k", "top_p", "cfg_scale", "logits_hook", "cuda_graph"):
+            if getattr(config, name):
+                raise ValueError(
+                    f"sampler='gumbel_bf16' repeats a released draw that knows no {name}, got "
+                    f"{name}={getattr(config, name)!r}: leave it out, or set sampler='exact'"
+                )
     if config.vocab_limit is not None:
         _check_integer("vocab_limit", config.vocab_limit, 1)
     for token in config.forbid_ids:

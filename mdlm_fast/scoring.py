@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdlm_fast import ops
+from mdlm_fast.bf16_race import raced_scores
 from mdlm_fast.config import DecodeConfig
 from mdlm_fast.ops import RowScores
 from mdlm_fast.policies import needed_stats
@@ -104,6 +105,9 @@ class Scoring:
         }
         if self.config.logits_hook is not None:
             return self._hooked(state, view, rows, padded, options)
+        if self.config.sampler == "gumbel_bf16":
+            logits = self.scorer.row_logits(state.canvas, rows, attention_mask=self._real(state.real, padded))
+            return raced_scores(logits, _local(rows), options)
         if twins is not None:
             return self._shared(state, rows, sequence, padded, twins, options)
         return self._score(state.canvas, self._real(state.real, padded), state, rows, options)
@@ -149,8 +153,7 @@ class Scoring:
         if not isinstance(changed, Tensor) or changed.shape != logits.shape:
             shape = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
             raise ValueError(f"logits_hook returned {shape}; it must return logits of shape {tuple(logits.shape)}")
-        local = torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device)
-        return ops.score_rows(changed, torch.where(rows >= 0, local, rows), **options)
+        return ops.score_rows(changed, _local(rows), **options)
 
     def _shared(
         self,
@@ -196,3 +199,9 @@ class Scoring:
     @staticmethod
     def _real(real: Tensor, padded: bool) -> Tensor | None:
         return real if padded else None
+
+
+def _local(rows: Tensor) -> Tensor:
+    """Their own numbers, int32 [C], where rows are no padding: rows of logits that were gathered for them."""
+    local = torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device)
+    return torch.where(rows >= 0, local, rows)

@@ -59,10 +59,10 @@ class Chunk:
     @property
     def trained(self) -> Tensor:
         """bool [B, L], positions that decoding wrote and training looks at."""
-        eligible = self.trajectory.eligible
+        written = self.trajectory.eligible & (self.trajectory.commit_step >= 0)
         if self.all_tokens:
-            return eligible
-        return eligible & (until_first_eos(self.trajectory.sequences, self.generated, self.eos_ids) | ~self.generated)
+            return written
+        return written & (until_first_eos(self.trajectory.sequences, self.generated, self.eos_ids) | ~self.generated)
 
     @property
     def masked_canvas(self) -> Tensor:

@@ -119,6 +119,11 @@ class RLConfig(TrainingArguments):
         return "trajectory"
 
     @property
+    def reference_weight(self) -> float:
+        """How much the method leans on a reference policy; 0: it needs none."""
+        return self.beta
+
+    @property
     def training_temperature(self) -> float:
         """The temperature of the log-probs in training."""
         if self.logp_temperature is not None:

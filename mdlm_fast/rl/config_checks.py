@@ -45,9 +45,18 @@ def check_rl_config(config: RLConfig) -> None:
         raise ValueError(f"logp_temperature={config.logp_temperature} must be above 0, or None")
     if not config.max_log_ratio > 0:
         raise ValueError(f"max_log_ratio={config.max_log_ratio} must be above 0")
-    if config.sync_ref_model and config.beta == 0:
-        raise ValueError("sync_ref_model=True has no reference to move when beta=0; set beta, or turn it off")
+    if config.sync_ref_model and config.reference_weight == 0:
+        raise ValueError(
+            "sync_ref_model=True has no reference to move (beta=0, or a method without one); set beta, or turn it off"
+        )
     _check_decoder(config)
+
+
+def refuse_other(config: RLConfig, why: str, **only: Any) -> None:
+    """Raises ValueError where a field is not the one value that a method has a use for, saying why."""
+    for name, value in only.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{name}={getattr(config, name)!r} must be {value!r}: {why}")
 
 
 def _check_steps(config: RLConfig) -> None:
