@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdlm_fast.ops import ROW_FAULTS
+from mdlm_fast.ops import ROW_FAULTS, BadLogits
 
 
 class BadRows:
@@ -27,10 +27,10 @@ class BadRows:
         """Raises for the first row that could not be scored; waits for the device.
 
         Raises:
-            ValueError: names the row and what is wrong with its logits.
+            BadLogits: names the row and what is wrong with its logits.
         """
         if self._code is None or not self._code.numel() or int(self._code.min()) >= -1:
             return
         codes = self._code.tolist()
         at = next(row for row, code in enumerate(codes) if code < -1)
-        raise ValueError(f"decoding row {at}: a row of logits {ROW_FAULTS[codes[at]]}; nothing was committed from it")
+        raise BadLogits(f"decoding row {at}: a row of logits {ROW_FAULTS[codes[at]]}; nothing was committed from it")

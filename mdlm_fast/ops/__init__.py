@@ -7,7 +7,7 @@ choice.
 
 from __future__ import annotations
 
-from mdlm_fast.ops._checks import ROW_FAULTS
+from mdlm_fast.ops._checks import ROW_FAULTS, BadLogits
 from mdlm_fast.ops._library import load_compiled_backends
 from mdlm_fast.ops._registry import (
     available_backends,
@@ -35,6 +35,7 @@ choose_from_environment()
 
 __all__ = [
     "ROW_FAULTS",
+    "BadLogits",
     "RowScores",
     "available_backends",
     "backend_report",

@@ -25,6 +25,10 @@ ROW_FAULTS = {
 }
 
 
+class BadLogits(ValueError):
+    """A row of logits holds NaN or +inf, or has no candidate left."""
+
+
 def check_tensor(
     op: str,
     name: str,
@@ -92,7 +96,7 @@ def check_tokens(op: str, token: Tensor, rows: Tensor, row_sequence: Tensor, row
     at = int((token < -1).nonzero()[0])
     row, sequence, position = (int(t[at]) for t in (rows, row_sequence, row_position))
     reason = ROW_FAULTS[int(token[at])]
-    raise ValueError(f"{op}: the row of logits {row} (sequence {sequence}, position {position}) {reason}")
+    raise BadLogits(f"{op}: the row of logits {row} (sequence {sequence}, position {position}) {reason}")
 
 
 def check_normaliser(op: str, lse: Tensor, rows: Tensor) -> None:
@@ -102,4 +106,4 @@ def check_normaliser(op: str, lse: Tensor, rows: Tensor) -> None:
     at = int((~torch.isfinite(lse)).nonzero()[0])
     value = float(lse[at])
     reason = ROW_FAULTS[EMPTY_ROW if value == float("-inf") else INF_ROW if value == float("inf") else NAN_ROW]
-    raise ValueError(f"{op}: the row of logits {int(rows[at])} {reason}")
+    raise BadLogits(f"{op}: the row of logits {int(rows[at])} {reason}")

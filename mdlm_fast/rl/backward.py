@@ -11,7 +11,8 @@ from accelerate import DistributedType
 from torch import Tensor, nn
 
 from mdlm_fast.rl.buffer import RolloutBuffer
-from mdlm_fast.rl.losses import Watch, check_finite, check_gradients, pack_loss
+from mdlm_fast.rl.divergence import check_gradients, check_ratios, naming_bad_logits
+from mdlm_fast.rl.losses import Watch, pack_loss
 from mdlm_fast.rl.scoring import Normaliser, score_views
 from mdlm_fast.rl.views import View
 
@@ -27,19 +28,21 @@ def accumulate(
     first: number of the micro-batch's first completion in the buffer, for messages.
 
     Raises:
-        TrainingDiverged: see `mdlm_fast.rl.losses`.
+        TrainingDiverged: see `mdlm_fast.rl.divergence`.
     """
     args = trainer.args
     watch = Watch(args.epsilon, args.epsilon if args.epsilon_high is None else args.epsilon_high)
     normaliser = Normaliser.of(buffer.batch.trajectory, args.training_temperature)
     packs = packs_in_step(trainer, views, buffer)
+    place: Any = {"optimizer_step": trainer.state.global_step + 1, "prompts": buffer.prompts_of(first)}
     total = torch.zeros((), device=args.device)
     seen: list[tuple[View, Tensor]] = []
     for number, pack in enumerate(packs):
         with _synchronised(trainer.accelerator, model, last=number == len(packs) - 1):
             measuring = trainer.planner.measure(pack, model) if trainer.planner.must_measure else nullcontext()
             with trainer.compute_loss_context_manager(), measuring:
-                logps, entropies = score_views(trainer.policy, pack, normaliser, module=model)
+                with naming_bad_logits(trainer.policy, pack, normaliser, **place):
+                    logps, entropies = score_views(trainer.policy, pack, normaliser, module=model)
                 loss = pack_loss(
                     pack,
                     logps,
@@ -52,15 +55,9 @@ def accumulate(
             seen += [(view, logp.detach()) for view, logp in zip(pack, logps, strict=True)]
             trainer.accelerator.backward(loss, **_backward_options(trainer.accelerator))
         total += loss.detach()
-    check_finite(
-        [view for view, _ in seen],
-        [logp for _, logp in seen],
-        args.max_log_ratio,
-        optimizer_step=trainer.state.global_step + 1,
-        prompts=buffer.prompts_of(first),
-    )
+    check_ratios([view for view, _ in seen], [logp for _, logp in seen], args.max_log_ratio, **place)
     if trainer.accelerator.sync_gradients and trainer.accelerator.scaler is None:  # a scaler skips such steps
-        check_gradients(model, optimizer_step=trainer.state.global_step + 1)
+        check_gradients(model, optimizer_step=place["optimizer_step"])
     trainer.reporter.updated(watch, first_pass=trainer.first_pass)
     return total
 

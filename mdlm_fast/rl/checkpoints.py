@@ -82,7 +82,7 @@ class CheckpointedTrainer(Trainer):
         Raises:
             CheckpointError: a named checkpoint is not whole, or one could not be written.
             RewardError: a reward function failed; the message says what was kept.
-            TrainingDiverged: see `mdlm_fast.rl.losses`.
+            TrainingDiverged: see `mdlm_fast.rl.divergence`.
         """
         folder: Path | None = None
         if resume_from_checkpoint is True:

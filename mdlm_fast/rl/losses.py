@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.nn.utils import get_total_norm
+from torch import Tensor
 
 from mdlm_fast.rl.objectives import kl_penalty
 from mdlm_fast.rl.views import View
 
 #: (new log-probs, old log-probs, advantages), float32 [N] each, to the loss of each token.
 TokenLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss is not a number, or a policy moved too far from the one that acted. Nothing was updated."""
 
 
 @dataclass
@@ -93,55 +86,3 @@ def pack_loss(
         total = loss if total is None else total + loss
     assert total is not None, "a pack holds at least one view"
     return total
-
-
-def check_finite(
-    views: Sequence[View], logps: Sequence[Tensor], max_log_ratio: float, *, optimizer_step: int, prompts: Tensor
-) -> None:
-    """Raises TrainingDiverged where a log-prob is NaN or a ratio exploded, naming the first such token.
-
-    logps: detached, a view each. prompts: int64 [B], the prompt number of each sequence of the chunk."""
-    bad = [~(_log_ratio(view, logp).abs() <= max_log_ratio) for view, logp in zip(views, logps, strict=True)]
-    if not bad or not bool(torch.cat(bad).any()):
-        return
-    for view, logp, wrong in zip(views, logps, bad, strict=True):
-        if not bool(wrong.any()):
-            continue
-        token = int(wrong.nonzero()[0])
-        value, ratio = float(logp[token]), float(_log_ratio(view, logp)[token])
-        sequence = int(view.sequence[token])
-        if not math.isfinite(value):
-            cause = f"its new log-prob is {value}: the weights or activations are no longer finite"
-        elif view.old_logp is not None and not bool(torch.isfinite(view.old_logp[token])):
-            cause = f"its log-prob under the policy that acted is {float(view.old_logp[token])}"
-        elif view.ref_logp is not None and not bool(torch.isfinite(view.ref_logp[token])):
-            cause = f"its log-prob under the reference is {float(view.ref_logp[token])}"
-        else:
-            cause = f"its log ratio of new to old policy is {ratio:.3g} (log-prob {value:.4g})"
-        raise TrainingDiverged(
-            f"optimizer step {optimizer_step}, denoising step {view.step}, sequence {sequence} (prompt "
-            f"{int(prompts[sequence])}), token {token} of its view: {cause}, and max_log_ratio={max_log_ratio:g}. The "
-            "update was not made; lower learning_rate, num_iterations or max_grad_norm, or go on from a checkpoint"
-        )
-
-
-def check_gradients(model: nn.Module, *, optimizer_step: int) -> None:
-    """Raises TrainingDiverged where a gradient is NaN or infinite although the loss was not, naming the parameter.
-
-    model: with the gradients of all micro-batches, reduced over processes."""
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norm = get_total_norm(gradients.values())
-    if math.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm):
-        return
-    wrong = [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
-    what = f"the gradient of {wrong[0]} (and of {len(wrong) - 1} others)" if wrong else "the norm of the gradient"
-    raise TrainingDiverged(
-        f"optimizer step {optimizer_step}: {what} is not finite, although the loss is. The update was not made; lower "
-        "learning_rate or num_iterations, or go on from a checkpoint"
-    )
-
-
-def _log_ratio(view: View, logp: Tensor) -> Tensor:
-    """New minus old; 0 where there is no old, NaN where anything is."""
-    difference = logp - (logp if view.old_logp is None else view.old_logp)
-    return difference if view.ref_logp is None else difference + 0 * view.ref_logp

@@ -19,6 +19,7 @@ from mdlm_fast.rl.checkpoints import CheckpointedTrainer
 from mdlm_fast.rl.chunk import Chunk
 from mdlm_fast.rl.config import RLConfig
 from mdlm_fast.rl.data import GroupSampler, PromptSet, check_group_sizes, prompt_limit
+from mdlm_fast.rl.divergence import naming_rollout
 from mdlm_fast.rl.evaluation import evaluate_prompts
 from mdlm_fast.rl.metrics import Metrics
 from mdlm_fast.rl.packing import PackPlanner
@@ -195,7 +196,8 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         self.restore()
         at = self.micro_step % cycle
         if at == 0 or self.buffer is None:
-            self.buffer = self.producer.produce(inputs)
+            with naming_rollout(self.policy, optimizer_step=self.state.global_step + 1):
+                self.buffer = self.producer.produce(inputs)
         #: Whether nothing was updated since the rollout.
         self.first_pass = at < args.gradient_accumulation_steps
         iteration, micro = divmod(at, args.steps_per_generation)
