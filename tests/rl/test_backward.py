@@ -327,8 +327,6 @@ def test_bad_log_probs_that_are_compared_with_are_named(tmp_path, part):
     sequence = int(views[2].sequence[3])
     expected = f"optimizer step 1, denoising step 2, sequence {sequence} (prompt {sequence // 4}), token 3"
     assert expected in str(caught.value)
-        caught.value
-    )
     assert f"log-prob under the {part} is -inf" in str(caught.value)
 
 
