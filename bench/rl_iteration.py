@@ -3,7 +3,8 @@
 First both sides compute the loss and gradients of one trajectory, with float32 log-softmax on the plain side, and must
 agree. Then, for every number of steps, with the LM head trained (all weights) and frozen (LoRA on the layers):
 
-- times: both sides in one process, in turns, so that a slow spell of the machine meets both; medians and quartiles;
+- times: both sides in one process, in turns, so that a slow spell of the machine meets both; medians and quartiles of
+  wall-clock seconds, and processor seconds of all threads, which a busy machine disturbs less;
 - peaks: each side in a process of its own, the most memory in use during an iteration beyond weights, gradients and
   optimizer state, which are there before it begins. On the CPU that is the resident set, which the kernel records.
 
@@ -107,29 +108,42 @@ def relative_difference(value: Tensor | None, expected: Tensor | None) -> float:
 # ---- times ---------------------------------------------------------------------------------------------------------
 
 
-def now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+class Clock:
+    """Wall-clock seconds, and processor seconds of all threads, which a busy machine disturbs less."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self.start()
+
+    def start(self) -> None:
+        self._started = self._now()
+
+    def stop(self) -> tuple[float, float]:
+        """Seconds since `start`."""
+        wall, processor = self._now()
+        return wall - self._started[0], processor - self._started[1]
+
+    def _now(self) -> tuple[float, float]:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
 
 
-def times(case: Case, rounds: int) -> dict[str, list[float]]:
+def times(case: Case, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Seconds of each round, after a short iteration of both to warm up."""
-    found: dict[str, list[float]] = {"plain": [], "ours": []}
-    plain, ours = PlainSide(case), OurSide(case, rounds)
-    started = 0.0
+    found: dict[str, list[tuple[float, float]]] = {"plain": [], "ours": []}
+    plain, ours, clock = PlainSide(case), OurSide(case, rounds), Clock(case.device)
 
     def begin(number: int) -> None:
-        nonlocal started
-        started = now(case.device)
+        clock.start()
         plain.run(steps=None if number else 2)
         if number:
-            found["plain"].append(now(case.device) - started)
-        started = now(case.device)
+            found["plain"].append(clock.stop())
+        clock.start()
 
     def end(number: int) -> None:
         if number:
-            found["ours"].append(now(case.device) - started)
+            found["ours"].append(clock.stop())
 
     ours.run(begin, end)
     return found
@@ -213,19 +227,22 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def measure(case: Case, rounds: int, threads: int) -> dict[str, Any]:
-    """Times and peaks of one case."""
+    """Times and peaks of one case. One update shows the peak: a second one needs no more."""
     found = asdict(case)
-    peaks = {side: peak(side, case, threads) for side in ("plain", "ours")}
     for side, seconds in times(case, rounds).items():
-        low, middle, high = quartiles(seconds)
+        wall, processor = zip(*seconds, strict=True)
+        low, middle, high = quartiles(wall)
         found[side] = {
             "seconds": middle,
             "quartiles": [low, high],
+            "processor_seconds": statistics.median(processor),
             "rounds": seconds,
-            "peak_mib": peaks[side] / MIB,
+            "peak_mib": peak(side, replace(case, iterations=1), threads) / MIB,
         }
-    found["speedup"] = found["plain"]["seconds"] / found["ours"]["seconds"]
-    found["memory_ratio"] = peaks["plain"] / peaks["ours"]
+    plain, ours = found["plain"], found["ours"]
+    found["speedup"] = plain["seconds"] / ours["seconds"]
+    found["processor_speedup"] = plain["processor_seconds"] / ours["processor_seconds"]
+    found["memory_ratio"] = plain["peak_mib"] / ours["peak_mib"]
     return found
 
 
@@ -277,13 +294,13 @@ def main() -> None:
         if not worst < TOLERANCE:
             sys.exit(f"the two sides do not compute the same update (allowed: {TOLERANCE:.0e})")
         run["agreement"][head] = worst
-    for head in options.head:
-        for steps in options.steps:
+    for steps in options.steps:
+        for head in options.head:
             with console.status(f"head {head}, {steps} steps"):
                 run["cases"].append(measure(Case(head, steps, **common), options.rounds, options.threads))
+            if options.write:  # after every case: a run takes long
+                write(run)
     show(run)
-    if options.write:
-        write(run)
 
 
 if __name__ == "__main__":
