@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench import rl_plain
+from bench import rl_iteration, rl_plain, rl_report, rl_sides
 from bench.rl_plain import PlainConfig, PlainRollout
 
 VOCAB, MASK, PROMPT = 61, 60, 5
@@ -103,7 +103,7 @@ def oracle_loss(
     return total / (len(trajectory.states) - 1), cut
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 @pytest.mark.parametrize("schedule", [{"steps": 4, "blocks": 2}, {"steps": 3, "blocks": 1, "ascending": True}])
 def test_loss_is_the_sum_written_out(seed: int, beta: float, schedule: dict[str, Any]) -> None:
@@ -252,3 +252,24 @@ def test_a_kl_term_needs_an_adapter() -> None:
     config = PlainConfig(mask_id=MASK, generated=8, steps=4)
     with pytest.raises(ValueError, match=r"beta=0\.04 needs a reference policy"):
         rl_plain.reference_logps(tiny_model(0), random_trajectory(0, 1, config), config)
+
+
+@pytest.mark.parametrize("head", ["trained", "frozen"])
+def test_both_sides_of_the_benchmark_compute_the_same_update(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"VOCAB": 900, "MASK": 890, "EOS": 880, "GENERATED": 8}.items():
+        monkeypatch.setattr(rl_sides, name, value)
+    monkeypatch.setattr(rl_iteration, "GENERATED", 8)
+    assert rl_iteration.agreement(rl_sides.Case(head, 4)) < rl_iteration.TOLERANCE
+
+
+def test_the_page_says_what_falls_short() -> None:
+    side = {"seconds": 2.0, "quartiles": [1.5, 2.5], "peak_mib": 90.0}
+    case = {"head": "frozen", "steps": 16, "device": "cpu", "plain": side, "ours": {**side, "seconds": 0.5}}
+    case |= {"speedup": 4.0, "processor_speedup": 4.1, "memory_ratio": 1.0}
+    where = {"device": "cpu", "name": "A processor", "threads": 2, "backend": "cpp", "python": "3"}
+    where |= {"torch": "2", "transformers": "5", "commit": "abc", "date": "2026-01-01"}
+    run = {"environment": where, "dtype": "float32", "views": 1, "checkpointing": "both", "iterations": 2}
+    run |= {"agreement": {"frozen": 1e-5}, "cases": [case, {**case, "head": "trained", "memory_ratio": 8.0}]}
+    page = rl_report.markdown([run])
+    assert page.index("| trained | 16 | 2.0 s [1.5, 2.5] | 500 ms [1500, 2500] |") < page.index("| frozen | 16 |")
+    assert page.count("Short of the goal: head frozen: 4.0 times faster, 1.0 times smaller.") == 1
