@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from mdlm_fast.models import MaskedDiffusionModel, load_model, wrap
 
 
-def as_model(model: Any, tokenizer: Any, peft_config: Any = None) -> MaskedDiffusionModel:
+def as_model(
+    model: Any, tokenizer: Any, peft_config: Any = None, device: torch.device | None = None
+) -> MaskedDiffusionModel:
     """A MaskedDiffusionModel of one, of a Hugging Face model, or of a path or hub id; with an adapter if asked.
+
+    device: where a path or hub id is loaded; of several processes on a machine each has its own.
 
     Raises:
         ValueError: no mask token, no tokenizer, or an adapter that would catch the LM head.
     """
     if isinstance(model, str):
-        model = load_model(model)
+        model = load_model(model, device=device)
     elif not isinstance(model, MaskedDiffusionModel):
         model = wrap(model, tokenizer)
     if tokenizer is not None and model.tokenizer is None:
@@ -35,6 +40,16 @@ def as_model(model: Any, tokenizer: Any, peft_config: Any = None) -> MaskedDiffu
 
     check_adapted(model.model, peft_config)
     return model.with_module(get_peft_model(model.model, peft_config))
+
+
+def place_copy(module: nn.Module, accelerator: Any) -> None:
+    """Puts a frozen copy of the policy where the policy will be: in shards under FSDP2, else whole on the device."""
+    if accelerator.is_fsdp2:
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+        fsdp2_prepare_model(accelerator, module)
+    else:
+        module.to(accelerator.device)
 
 
 def turn_off_dropout(module: nn.Module) -> None:

@@ -30,7 +30,7 @@ from mdlm_fast.rl.reporting import Reporter
 from mdlm_fast.rl.reward_checks import RewardError
 from mdlm_fast.rl.rewards import RewardRunner
 from mdlm_fast.rl.rollout import RolloutBatch
-from mdlm_fast.rl.setup import as_model, turn_off_dropout
+from mdlm_fast.rl.setup import as_model, place_copy, turn_off_dropout
 from mdlm_fast.rl.showing import Showcase
 from mdlm_fast.rl.views import View
 
@@ -81,7 +81,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         if not isinstance(args, RLConfig):
             raise TypeError(f"args must be a {self.config_class.__name__}, got {type(args).__name__}")
         self.rewards = RewardRunner(reward_funcs, args.reward_weights)
-        self.policy: MaskedDiffusionModel = as_model(model, processing_class, peft_config)
+        self.policy: MaskedDiffusionModel = as_model(model, processing_class, peft_config, args.device)
         tokenizer = processing_class or self.policy.tokenizer
         if args.disable_dropout:
             turn_off_dropout(self.policy.model)
@@ -110,6 +110,8 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         self.model_accepts_loss_kwargs = False
         self.processes = Processes(self.accelerator)
         self.reference = trainer_reference(self.policy, args, args.reference_weight)
+        if self.reference.module is not None:
+            place_copy(self.reference.module, self.accelerator)
         if args.sync_ref_model:
             self.add_callback(ReferenceSync(self.reference))
         self.planner = PackPlanner(args.views_per_backward, self.args.device)
