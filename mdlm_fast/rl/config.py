@@ -63,6 +63,8 @@ class RLConfig(TrainingArguments):
     lr_scheduler_type: str = field(default="constant_with_warmup")
     dataloader_pin_memory: bool = field(default=False)
     logging_nan_inf_filter: bool = field(default=False)
+    ddp_find_unused_parameters: bool | None = field(default=False)  # every pass uses every parameter
+    ddp_broadcast_buffers: bool | None = field(default=False)  # and no pass changes a buffer
 
     decoder: str = field(default="llada")
     decoder_overrides: dict[str, Any] | None = field(default=None)
