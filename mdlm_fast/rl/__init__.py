@@ -26,7 +26,7 @@ _EXPORTS: dict[str, str] = {
     "MaskedDiffusionTrainer": "mdlm_fast.rl.trainer",
     "RLConfig": "mdlm_fast.rl.config",
 }
-_MODULES = ("objectives",)
+_MODULES = ("objectives", "presets")
 
 __all__ = [
     "CJGRPOConfig",
@@ -46,10 +46,11 @@ __all__ = [
     "TraceConfig",
     "TraceTrainer",
     "objectives",
+    "presets",
 ]
 
 if TYPE_CHECKING:
-    from mdlm_fast.rl import objectives
+    from mdlm_fast.rl import objectives, presets
     from mdlm_fast.rl.config import RLConfig
     from mdlm_fast.rl.methods.cj_grpo import CJGRPOConfig, CJGRPOTrainer
     from mdlm_fast.rl.methods.coupled import CoupledGRPOConfig, CoupledGRPOTrainer
