@@ -16,6 +16,14 @@ _CHOICES = {
     "loss_normalization": ("optimizer_step", "micro_batch"),
     "reference": ("auto", "adapter_off", "adapter", "copy", "none"),
 }
+#: Fields of `DecodeConfig` that are set by another field of the config, or by the method (None).
+_FIELD_OF = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "gen_length": "max_completion_length",
+    "record": None,
+}
 
 
 def check_rl_config(config: RLConfig) -> None:
@@ -70,6 +78,10 @@ def _check_steps(config: RLConfig) -> None:
 
 
 def _check_decoder(config: RLConfig) -> None:
+    for name in config.decoder_overrides or {}:
+        if name in _FIELD_OF:
+            hint = f"use the field {_FIELD_OF[name]}" if _FIELD_OF[name] else "the method sets it"
+            raise ValueError(f"decoder_overrides has {name!r}: {hint}, or training would not know of it")
     decode = config.decode_config()
     if decode.cfg_scale:
         raise ValueError(

@@ -395,6 +395,9 @@ def test_two_steps_on_puzzles(tmp_path: Path) -> None:
         ({"step_reduction": "max"}, "step_reduction='max'"),
         ({"scale_rewards": "none"}, "scale_rewards='none'"),
         ({"decoder_overrides": {"confidence": "neg_entropy"}}, "confidence='neg_entropy'"),
+        ({"decoder_overrides": {"temperature": 0.9}}, "'temperature': use the field temperature"),
+        ({"decoder_overrides": {"gen_length": 9}}, "'gen_length': use the field max_completion_length"),
+        ({"decoder_overrides": {"record": "none"}}, "'record': the method sets it"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
