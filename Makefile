@@ -6,6 +6,8 @@
 #                 gpu-free-triton (numbers, Triton's interpreter), gpu-free-cuda (numbers, CUDA kernels on the CPU),
 #                 gpu-free-machine-code (registers, spills, instructions), gpu-free-bytes (memory traffic, launches)
 # make gpu-check  on a machine with a GPU: build the CUDA kernels, check both GPU backends, measure them (eight minutes)
+# make learning   the training runs behind docs/learning.md, then the page and its pictures. 104 runs of two to four
+#                 minutes of one core each, five hours of a core in all, WORKERS at a time (2); stopped, it goes on next time
 # make build | lint | clean
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv. On Linux, PyPI's torch is the CUDA build (gigabytes); for the
@@ -14,8 +16,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Packages with masked LMs inside that others trained, used as data: their own dependencies are not wanted.
-TEST_MODELS := sapiens==1.0.5 rxnmapper==0.4.3
+# Installed without their dependencies: packages with masked LMs inside that others trained, used as data, and TRL, whose
+# reward functions must work unchanged.
+TEST_ALONE := sapiens==1.0.5 rxnmapper==0.4.3 trl==1.16.0
 TORCH := $(shell grep '^torch==' constraints.txt)
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh csrc/*/*/*.cpp csrc/*/*/*.h)
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
@@ -24,7 +27,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build demo test test-full style lint sanitize clean gpu-check
+.PHONY: build demo test test-full style lint sanitize clean gpu-check learning
 .PHONY: gpu-free gpu-free-triton gpu-free-cuda gpu-free-machine-code gpu-free-bytes
 .DELETE_ON_ERROR:
 
@@ -71,6 +74,11 @@ gpu-free-bytes: style build/.shim
 gpu-check:
 	$(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
 
+WORKERS ?= 2
+learning: build/.compiled
+	$(BIN)/python -m bench.learning run --all --workers $(WORKERS)
+	$(BIN)/python -m bench.learning report
+
 build/.shim: $(VENV)/.tests-installed $(NATIVE) $(wildcard tests/gpu_free/shim/*) tests/gpu_free/build_shim.py
 	@mkdir -p build
 	@echo "Compiling the CUDA kernels for the CPU ..."
@@ -108,7 +116,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py constraints.txt
 $(VENV)/.tests-installed: $(VENV)/.installed Makefile
 	@echo "Installing what the tests need ..."
 	@MDLM_FAST_BUILD=skip $(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test]"
-	@$(BIN)/pip install -q --no-deps $(TEST_MODELS)
+	@$(BIN)/pip install -q --no-deps $(TEST_ALONE)
 	@touch $@
 
 build/.compiled: $(VENV)/.installed $(NATIVE)
