@@ -210,7 +210,7 @@ def peak(side: str, case: Case, threads: int) -> int:
 def environment(device: str) -> dict[str, Any]:
     """What the numbers depend on."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    command = ["git", "rev-parse", "--short", "HEAD"]
+    command = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout if which("git") else ""
     name = torch.cuda.get_device_name() if device == "cuda" else (cpu.group(1) if cpu else platform.machine())
     return {
