@@ -10,39 +10,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdlm_fast import __version__
+from mdlm_fast import __version__, cli_train
+from mdlm_fast.cli_options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    PresetOption,
+    SetOption,
+    parse_setting,
+)
 
 if TYPE_CHECKING:
     from mdlm_fast.config import DecodeConfig
 
 app = typer.Typer(
     name="mdlm-fast",
-    help="Fast decoding of masked diffusion language models.",
+    help="Fast decoding and reinforcement learning of masked diffusion language models.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="builtin:puzzles, a local checkpoint directory, or a hub id.")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: the model loader's choice.")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: the checkpoint's.")]
-PresetOption = Annotated[
-    str,
-    typer.Option("--preset", "-p", help="Decoder: llada, eoser, ass, eoser-ass, rcr, fast-dllm, dream-entropy, ..."),
-]
-SetOption = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        "-s",
-        metavar="FIELD=VALUE",
-        help="Any field of DecodeConfig, e.g. -s steps=8 or -s 'eoser={\"g_min\": 0.1}'. May be repeated.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 
 
 def _show_version(value: bool) -> None:
@@ -182,6 +171,10 @@ def pretrain(context: typer.Context) -> None:
     raise typer.Exit(training.main(context.args))
 
 
+app.command(short_help="Train by reinforcement learning.")(cli_train.train)
+app.command(short_help="Estimate the memory of a training run.")(cli_train.estimate)
+
+
 @app.command(short_help="Say what this installation can use.")
 def doctor(json_output: JsonOption = False) -> None:
     """Say which backends this installation can use, and why not the others."""
@@ -219,14 +212,11 @@ def _config(preset: str, settings: list[str]) -> DecodeConfig:
     parts: dict[str, Any] = {"eoser": EOSER, "remasking": RCR, "smc": SMC}
     known = [field.name for field in fields(DecodeConfig)]
     overrides: dict[str, Any] = {}
+    listed = f"DecodeConfig: {', '.join(known)}"
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in known:
-            raise ValueError(f"--set {setting!r}: write FIELD=VALUE with a field of DecodeConfig: {', '.join(known)}")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
+        name, value = parse_setting(setting, listed)
+        if name not in known:
+            raise ValueError(f"--set {setting!r}: write FIELD=VALUE with a field of {listed}")
         if name in parts and isinstance(value, dict):
             members = [field.name for field in fields(parts[name])]
             for member in value:

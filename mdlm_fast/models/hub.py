@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -24,10 +26,23 @@ def download(name: str) -> Path:
         FileNotFoundError: no such repository, or no access to it.
         ConnectionError: the hub cannot be reached and the repository is not in the local cache.
     """
-    try:
+    with _one_error(name):
         folder = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.bin"]))
+    return folder
+
+
+def download_config(name: str) -> Path:
+    """The local snapshot of a hub repository with its config.json at least; raises as `download` does."""
+    with _one_error(name):
+        return Path(snapshot_download(name, allow_patterns=["config.json"]))
+
+
+@contextmanager
+def _one_error(name: str) -> Iterator[None]:
+    try:
+        yield
     except GatedRepoError as error:
         raise FileNotFoundError(f"{name!r} is gated on the hub; accept its terms and run `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -37,4 +52,3 @@ def download(name: str) -> Path:
         raise ConnectionError(
             f"{name!r} is not a local folder, and the Hugging Face hub could not deliver it ({reason})"
         ) from error
-    return folder

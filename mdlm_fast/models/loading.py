@@ -97,11 +97,7 @@ def load_model(
 def _locate(path_or_id: str | os.PathLike[str]) -> Path:
     name = os.fspath(path_or_id)
     if name.startswith(BUILTIN):
-        directory = Path(__file__).resolve().parent.parent / "data" / name.removeprefix(BUILTIN)
-        if not (directory / "config.json").is_file():
-            known = sorted(BUILTIN + path.parent.name for path in directory.parent.glob("*/config.json"))
-            raise FileNotFoundError(f"{name!r} is not a built-in model; there is {', '.join(known)}")
-        return directory
+        return built_in_folder(name)
     directory = Path(name).expanduser()
     if directory.is_dir():
         return directory
@@ -110,6 +106,18 @@ def _locate(path_or_id: str | os.PathLike[str]) -> Path:
     if hub.is_hub_id(name):
         return hub.download(name)
     raise FileNotFoundError(f"path_or_id={name!r} is not a folder, and not a hub id of the form owner/name either")
+
+
+def built_in_folder(name: str) -> Path:
+    """The folder of a model inside the package, named "builtin:...".
+
+    Raises:
+        FileNotFoundError: there is no such model."""
+    directory = Path(__file__).resolve().parent.parent / "data" / name.removeprefix(BUILTIN)
+    if not (directory / "config.json").is_file():
+        known = sorted(BUILTIN + path.parent.name for path in directory.parent.glob("*/config.json"))
+        raise FileNotFoundError(f"{name!r} is not a built-in model; there is {', '.join(known)}")
+    return directory
 
 
 def _device(device: str | torch.device | None) -> torch.device:
