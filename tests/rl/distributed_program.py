@@ -218,6 +218,7 @@ def main(results: Path) -> None:
         sys.stderr.flush()
         os._exit(code)
     failed = [code for child in children if (code := os.waitpid(child, 0)[1])]
+    gc.unfreeze()
     sys.exit(bool(failed))
 
 

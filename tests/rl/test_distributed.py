@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-PROGRAM = Path(__file__).with_name("distributed_program.py")
+from tests.rl.programs import run_once
+
 CASES = (
     "plain",
     "packed",
@@ -26,12 +23,7 @@ CASES = (
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What each case's processes saved, by name, number of processes and rank."""
-    folder = tmp_path_factory.mktemp("distributed")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(
-        [sys.executable, PROGRAM, folder], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert run.returncode == 0, run.stderr[-5000:]
+    folder = run_once(tmp_path_factory, "distributed_program.py")
     return lambda name, processes, rank=0: torch.load(folder / f"{name}-{processes}-{rank}.pt", weights_only=True)
 
 
