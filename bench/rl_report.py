@@ -98,7 +98,9 @@ def markdown(runs: list[dict[str, Any]]) -> str:
         lines += [
             "",
             f"Agreement: {agreed}. Steps whose graphs live at a time on our side: {views}. Layers computed again in "
-            f"the backward pass: {CHECKPOINTING[run['checkpointing']]}. {run['iterations']} updates a rollout.",
+            f"the backward pass: {CHECKPOINTING[run['checkpointing']]}. {run['iterations']} updates a rollout, "
+            f"{' or '.join(str(n) for n in sorted({case['peak_iterations'] for case in run['cases']}))} where peaks "
+            "were measured.",
         ]
         if missed:
             lines.append(f"Short of the goal: {'; '.join(missed)}.")

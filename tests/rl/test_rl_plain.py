@@ -265,7 +265,7 @@ def test_both_sides_of_the_benchmark_compute_the_same_update(head: str, monkeypa
 def test_the_page_says_what_falls_short() -> None:
     side = {"seconds": 2.0, "quartiles": [1.5, 2.5], "peak_mib": 90.0}
     case = {"head": "frozen", "steps": 16, "device": "cpu", "plain": side, "ours": {**side, "seconds": 0.5}}
-    case |= {"speedup": 4.0, "processor_speedup": 4.1, "memory_ratio": 1.0}
+    case |= {"speedup": 4.0, "processor_speedup": 4.1, "memory_ratio": 1.0, "peak_iterations": 2}
     where = {"device": "cpu", "name": "A processor", "threads": 2, "backend": "cpp", "python": "3"}
     where |= {"torch": "2", "transformers": "5", "commit": "abc", "date": "2026-01-01"}
     run = {"environment": where, "dtype": "float32", "views": 1, "checkpointing": "both", "iterations": 2}
