@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from mdlm_fast.models import MaskedDiffusionModel
 from mdlm_fast.rl import backward, objectives
@@ -81,6 +81,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
         if not isinstance(args, RLConfig):
             raise TypeError(f"args must be a {self.config_class.__name__}, got {type(args).__name__}")
         self.rewards = RewardRunner(reward_funcs, args.reward_weights)
+        set_seed(args.seed)  # an adapter's first values are drawn
         self.policy: MaskedDiffusionModel = as_model(model, processing_class, peft_config, args.device)
         tokenizer = processing_class or self.policy.tokenizer
         if args.disable_dropout:
