@@ -39,6 +39,9 @@ Methods whose step is cheaper take more optimizer steps, so that they can also b
 processor seconds of training on one thread (rollouts, rewards, updates; no evaluation). A number "a ± b" is the mean
 over seeds and the sample standard deviation.""",
     """\
+Log-probs in training are divided by the temperature of the rollouts in MDPO and by none in diffu-GRPO, as published;
+other rollouts have temperature 1.""",
+    """\
 A quarter of the held-out Countdown puzzles have solutions of shapes that are rare in generated ones, and the model
 solves one of these 67 at the start ([puzzles.md](puzzles.md)). Training on generated puzzles brings rewards for the
 others, so 74% is about the most that can be expected there.""",

@@ -141,13 +141,14 @@ def prepare_folder(where: Path, settings: dict[str, Any]) -> None:
 
 def machine() -> dict[str, Any]:
     """Where a run ran, and with what."""
-    backends = [entry["name"] for entry in ops.backend_report() if entry["available"] and entry["name"] != "cuda"]
+    there = [entry for entry in ops.backend_report() if entry["available"] and entry["name"] != "cuda"]
+    backend = next((entry for entry in there if entry["chosen"]), there[0])
     packages = ("torch", "transformers", "accelerate", "numpy")
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "backend": backends[0],
+        "backend": backend["name"],
         "python": platform.python_version(),
         **{name: package_version(name) for name in packages},
     }

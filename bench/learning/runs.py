@@ -99,7 +99,7 @@ ROLLOUTS = {
 METHODS = {
     "cj-grpo": Method("cj-grpo", "CJ-GRPO", "CJGRPO", 60),
     "one-step": Method("one-step", "one-step GRPO", "OneStepGRPO", 160),
-    "diffu-grpo": Method("diffu-grpo", "diffu-GRPO (d1)", "DiffuGRPO", 160),
+    "diffu-grpo": Method("diffu-grpo", "diffu-GRPO (d1)", "DiffuGRPO", 160, {"logp_temperature": 1.0}),
     "mdpo": Method("mdpo", "MDPO", "MDPO", 60),
 }
 #: (rollouts, task): the methods that are compared with each other there.

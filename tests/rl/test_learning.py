@@ -259,3 +259,9 @@ def test_cj_grpo_learns_sudoku_in_a_few_steps(tmp_path: Path) -> None:
     before, after = train_and_evaluate(FIRST, 10, 200, tmp_path)
     assert 0.35 < before < 0.5
     assert after - before >= 0.1, f"{100 * before:.1f}% before, {100 * after:.1f}% after"
+
+
+def test_mdpo_learns_countdown_in_twenty_steps(tmp_path: Path) -> None:
+    before, after = train_and_evaluate(Run("linear", "countdown", "mdpo", "1e-4", 0), 20, 200, tmp_path)
+    assert 0.25 < before < 0.45
+    assert after - before >= 0.1, f"{100 * before:.1f}% before, {100 * after:.1f}% after"
