@@ -122,8 +122,8 @@ class DecodeConfig:
         temperature: 0 is greedy; a number, or one per prompt. top_k, top_p restrict the tempered distribution.
         cfg_scale: classifier-free guidance, (s + 1) conditional - s unconditional; every given token is masked in the
             unconditional canvas.
-        sampler: "exact" draws from softmax(logits / temperature); "gumbel_bf16" repeats the truncated draw of released RL
-            rollouts (see mdlm_fast.bf16_race).
+        sampler: "exact" draws from softmax(logits / temperature); "gumbel_bf16" repeats the truncated draw of released
+            RL rollouts (see mdlm_fast.bf16_race).
         forbid_ids: ids never produced (the mask id always is one); vocab_limit: ids at or above it are not either.
         normalize_over: "allowed" normalises over the ids that may be produced, "all" over the whole vocabulary as the
             published decoders do.

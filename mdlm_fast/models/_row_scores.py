@@ -98,14 +98,20 @@ def logprobs_of_hidden(
     rows: Rows,
     targets: Tensor,
     options: dict[str, Any],
+    head_gradient: ops.HeadGradient | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of targets and entropies, float32 [C] each, from inside the head's forward, as `score_hidden`.
 
-    options: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`."""
+    options: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`.
+    head_gradient: collects the gradient of a plain linear head that is trained; None: it flows with the others.
+    """
     if _is_linear_call(original, args, kwargs) and isinstance(head, nn.Linear):
         canvas, weight, bias = _cast_as_autocast_would(_canvas(hidden, rows.length), head.weight, head.bias)
         with torch.autocast(hidden.device.type, enabled=False):
             if can_fuse(canvas, weight, bias):
+                if head_gradient is not None and torch.is_grad_enabled() and head.weight.requires_grad:
+                    picked = gather(canvas, rows.source, rows.length)
+                    return head_gradient.logprobs(picked, head.weight, head.bias, targets, **options)
                 return ops.linear_token_logprobs(canvas, weight, bias, rows.source, targets, **options)
     logits = gathered_logits(original, hidden, rows.source, rows.length, args, kwargs)
     own = torch.arange(rows.source.shape[0], dtype=torch.int32, device=rows.source.device)

@@ -125,6 +125,7 @@ class RowHead:
         *,
         length: int,
         shift: bool = False,
+        head_gradient: ops.HeadGradient | None = None,
         **logprob_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """Run the model once and return the log-probs of `targets` at `rows`, and the entropies, float32 [C] each.
@@ -135,6 +136,8 @@ class RowHead:
         Args:
             forward, rows, length, shift: as in `score`.
             targets: int64 [C].
+            head_gradient: collects the gradient of a trained head where it can; then no row is padding and entropy has
+                no gradient.
             logprob_kwargs: temperature, forbidden_ids, vocab_limit, entropy_grad as in `ops.token_logprobs`.
         """
         prepared = self._prepare(rows, length, shift, None, 0.0, {})
@@ -142,7 +145,9 @@ class RowHead:
         def on_head(
             head: nn.Module, original: Callable[..., Tensor], hidden: Tensor, args: tuple[Any, ...], kw: dict[str, Any]
         ) -> Tensor:
-            pair = logprobs_of_hidden(head, original, hidden, args, kw, prepared, targets, logprob_kwargs)
+            pair = logprobs_of_hidden(
+                head, original, hidden, args, kw, prepared, targets, logprob_kwargs, head_gradient
+            )
             return torch.stack(pair, -1).unflatten(0, (1,) * (hidden.ndim - 2) + (-1,))
 
         def on_logits(full: Tensor) -> Tensor:

@@ -162,6 +162,7 @@ class MaskedDiffusionModel:
         *,
         attention_mask: Tensor | None = None,
         module: nn.Module | None = None,
+        head_gradient: ops.HeadGradient | None = None,
         **logprob_kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """Run the model once and return the log-probs of tokens at chosen positions, without the logits of the others.
@@ -172,6 +173,8 @@ class MaskedDiffusionModel:
             input_ids: int64 [B, L]. rows: int [C], flat canvas index b*L + l, -1 = padding. targets: int64 [C].
             attention_mask: as in `score_rows`.
             module: what to call in place of `model`: the same module inside a wrapper (DistributedDataParallel).
+            head_gradient: collects the gradient of the LM head over several calls (see `ops.HeadGradient`); None: it
+                flows with the others.
             logprob_kwargs: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`.
 
         Returns:
@@ -185,6 +188,7 @@ class MaskedDiffusionModel:
             targets,
             length=input_ids.shape[1],
             shift=self.shift and padding is None,
+            head_gradient=head_gradient,
             **logprob_kwargs,
         )
 

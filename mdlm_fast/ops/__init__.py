@@ -19,6 +19,7 @@ from mdlm_fast.ops._registry import (
 )
 from mdlm_fast.ops._triton import triton_backend
 from mdlm_fast.ops.finish_scores import finish_scores
+from mdlm_fast.ops.head_gradient import HeadGradient
 from mdlm_fast.ops.linear_score_rows import linear_score_rows
 from mdlm_fast.ops.linear_token_logprobs import linear_token_logprobs
 from mdlm_fast.ops.reference import reference_backend
@@ -36,6 +37,7 @@ choose_from_environment()
 __all__ = [
     "ROW_FAULTS",
     "BadLogits",
+    "HeadGradient",
     "RowScores",
     "available_backends",
     "backend_report",

@@ -10,6 +10,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor, nn
 
+from mdlm_fast.ops import HeadGradient
 from mdlm_fast.rl.buffer import RolloutBuffer
 from mdlm_fast.rl.divergence import check_gradients, check_ratios, naming_bad_logits
 from mdlm_fast.rl.losses import Watch, pack_loss
@@ -18,6 +19,8 @@ from mdlm_fast.rl.views import View
 
 if TYPE_CHECKING:
     from mdlm_fast.rl.trainer import MaskedDiffusionTrainer
+
+_WHOLE_WEIGHTS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def accumulate(
@@ -38,11 +41,13 @@ def accumulate(
     total = torch.zeros((), device=args.device)
     seen: list[tuple[View, Tensor]] = []
     for number, pack in enumerate(packs):
-        with _synchronised(trainer.accelerator, model, last=number == len(packs) - 1):
+        last = number == len(packs) - 1
+        collected = _collected(trainer, last)
+        with _synchronised(trainer.accelerator, model, last=last):
             measuring = trainer.planner.measure(pack, model) if trainer.planner.must_measure else nullcontext()
             with trainer.compute_loss_context_manager(), measuring:
                 with naming_bad_logits(trainer.policy, pack, normaliser, **place):
-                    logps, entropies = score_views(trainer.policy, pack, normaliser, module=model)
+                    logps, entropies = score_views(trainer.policy, pack, normaliser, model, collected)
                 loss = pack_loss(
                     pack,
                     logps,
@@ -55,11 +60,26 @@ def accumulate(
             seen += [(view, logp.detach()) for view, logp in zip(pack, logps, strict=True)]
             trainer.accelerator.backward(loss, **_backward_options(trainer.accelerator))
         total += loss.detach()
+    if trainer.accelerator.sync_gradients:
+        trainer.head_gradient.add()
     check_ratios([view for view, _ in seen], [logp for _, logp in seen], args.max_log_ratio, **place)
     if trainer.accelerator.sync_gradients and trainer.accelerator.scaler is None:  # a scaler skips such steps
         check_gradients(model, optimizer_step=place["optimizer_step"])
     trainer.reporter.updated(watch, first_pass=trainer.first_pass)
     return total
+
+
+def _collected(trainer: MaskedDiffusionTrainer, last: bool) -> HeadGradient | None:
+    """What collects the LM head's gradient in a pack, so that it is computed once an optimizer step.
+
+    None where a wrapper must see it: sharded weights, and several processes' last pack, in whose backward pass
+    gradients are reduced; what the packs before it collected is there by then."""
+    if trainer.accelerator.distributed_type not in _WHOLE_WEIGHTS:
+        return None
+    if last and trainer.processes.count > 1 and trainer.accelerator.sync_gradients:
+        trainer.head_gradient.add()
+        return None
+    return trainer.head_gradient
 
 
 def packs_in_step(trainer: MaskedDiffusionTrainer, views: Sequence[View], buffer: RolloutBuffer) -> list[list[View]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mdlm_fast.models import MaskedDiffusionModel
+from mdlm_fast.ops import HeadGradient
 from mdlm_fast.rl.views import View, join, token_values
 from mdlm_fast.trajectory import Trajectory
 
@@ -32,13 +33,18 @@ class Normaliser:
 
 
 def score_views(
-    model: MaskedDiffusionModel, views: Sequence[View], normaliser: Normaliser, module: nn.Module | None = None
+    model: MaskedDiffusionModel,
+    views: Sequence[View],
+    normaliser: Normaliser,
+    module: nn.Module | None = None,
+    head_gradient: HeadGradient | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probs of the views' tokens, and entropies of their rows, in one forward pass.
 
     Args:
         model: gives padding, shift and head. views: at least one, all with canvases of one length.
         module: what to call in place of `model.model`, e.g. inside DistributedDataParallel.
+        head_gradient: collects the LM head's gradient; None: it flows with the others.
 
     Returns:
         (log-probs, differentiable, float32 [N] a view; entropies, detached, float32 [N] a view, of the first of a
@@ -51,6 +57,7 @@ def score_views(
         targets,
         attention_mask=attention_mask,
         module=module,
+        head_gradient=head_gradient,
         temperature=normaliser.temperature,
         forbidden_ids=normaliser.forbidden_ids or None,
         vocab_limit=normaliser.vocab_limit,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
 from mdlm_fast.models import MaskedDiffusionModel
+from mdlm_fast.ops import HeadGradient
 from mdlm_fast.rl import backward, objectives
 from mdlm_fast.rl.buffer import RolloutBuffer
 from mdlm_fast.rl.checkpoints import CheckpointedTrainer
@@ -115,6 +116,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
             place_copy(self.reference.module, self.accelerator)
         if args.sync_ref_model:
             self.add_callback(ReferenceSync(self.reference))
+        self.head_gradient = HeadGradient()
         self.planner = PackPlanner(args.views_per_backward, self.args.device)
         self.metrics = Metrics(self.args.device)
         self.reporter = Reporter(self.metrics, self.processes, self.rewards.names)
