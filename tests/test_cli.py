@@ -16,7 +16,7 @@ from mdlm_fast.cli import main
 from mdlm_fast.tasks import countdown_test_puzzles, sudoku_prompt, sudoku_test_puzzles
 
 PUZZLES = Path(mdlm_fast.__file__).parent / "data" / "puzzles"
-COMMANDS = ("demo", "generate", "eval", "pretrain", "doctor")
+COMMANDS = ("demo", "generate", "eval", "pretrain", "train", "estimate", "doctor")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -44,7 +44,7 @@ BUILTIN_DEFAULTS: dict[str, Any] = {
 }
 #: And its decoder takes the place of "llada", which would need a forward pass for each of 24 tokens; others, but for
 #: ASS, whose number follows from the length, get as many steps as here.
-BUILTIN_DECODER, BUILTIN_STEPS = "eoser-ass", 12
+BUILTIN_DECODER, BUILTIN_STEPS = "eoser-ass", 4
 
 
 @dataclass(frozen=True)
