@@ -82,8 +82,8 @@ def train(
 
     The command line wins over the YAML file, which wins over the preset. Presets are for models of 8 billion
     parameters; for builtin:puzzles a run is 24 optimizer steps of 8 prompts with 8 completions each, at learning rate
-    5e-5, all weights trained: about a minute on one core. Answers are decoded in 4 passes, by EOSER+ASS where the preset
-    decodes token by token. -s changes any of it. --processes and --memory are for --dry-run.
+    5e-5, all weights trained: about a minute on one core. Answers are decoded in 4 passes, by EOSER+ASS where the
+    preset decodes token by token. -s changes any of it. --processes and --memory are for --dry-run.
     """
     _quiet()
     recipe = _recipe(

@@ -57,7 +57,7 @@ def run(
     folder = Path(output_dir)
     changes = {} if eval_every is None else {"eval_strategy": "steps", "eval_steps": eval_every}
     config = build_config(recipe, folder, disable_tqdm=True, **changes)
-    _check_folder(folder, resume)
+    _check_folder(folder, resume, config.max_steps)
     trainer = build_trainer(recipe, config, need_eval=eval_every is not None)
     trainer.get_train_dataloader()  # says so if there are too few prompts, before anything is decoded
     main = trainer.is_world_process_zero()
@@ -133,13 +133,16 @@ def _accuracy(trainer: MaskedDiffusionTrainer) -> float:
     return float(trainer.evaluate()["eval_reward"])
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def _check_folder(folder: Path, resume: bool, max_steps: int) -> None:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir {folder} is a file; give a folder")
     if not resume and any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
         raise FileExistsError(
             f"{folder} holds the checkpoints of a run: go on with --resume, or give another --output-dir"
         )
+    last = last_whole_checkpoint(folder) if resume else None
+    if last is not None and 0 < max_steps <= int(last.name.rpartition("-")[2]):  # transformers would take one more step
+        raise ValueError(f"the run in {folder} is finished, {last} is its end; raise max_steps to train on")
 
 
 def _write_recipe(recipe: Recipe, folder: Path, resume: bool) -> None:

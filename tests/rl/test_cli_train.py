@@ -55,9 +55,11 @@ def test_a_run_leaves_a_model_that_loads_and_solves_what_was_said(
     saved = Recipe.read(tmp_path / "run" / RECIPE)
     assert saved.args == {**SMALL_ARGS, "max_steps": 2, "learning_rate": 3e-4}
 
-    arguments = [*SMALL, "-s", "max_steps=2", "--no-eval", "--output-dir", str(tmp_path / "run"), "--resume"]
-    status, out, err = run(capsys, "train", *arguments)  # another learning rate; nothing is left to do
-    assert status == 0 and "2 optimizer steps" in out
+    arguments = [*SMALL, "--no-eval", "--output-dir", str(tmp_path / "run"), "--resume", "-s"]  # another learning rate
+    status, out, err = run(capsys, "train", *arguments, "max_steps=2")
+    assert (status, out) == (1, "") and "is finished" in err and err.count("\n") == 1
+    status, out, err = run(capsys, "train", *arguments, "max_steps=3")
+    assert status == 0 and "3 optimizer steps" in out
     assert f"warning: the settings differ from those the run began with, {tmp_path / 'run' / RECIPE}" in err
 
 
