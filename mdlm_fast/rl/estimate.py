@@ -39,7 +39,8 @@ class Settings:
     adapter: None = the whole model is trained.
     beta, reference: as in RLConfig.
     sharding: over world_size devices: "none" (one device, or DDP); "zero2": gradients and optimizer, which keeps a
-        float32 copy of the weights; "fsdp": weights, gradients and optimizer, two layers gathered at a time.
+        float32 copy of the weights; "fsdp": weights, gradients and optimizer, in float32 where all weights are
+        trained, two layers gathered at a time.
     padded: whether prompts differ in length. remasking: whether committed tokens may be masked again (RCR).
     """
 
@@ -224,8 +225,10 @@ def estimate(settings: Settings) -> Estimate:
         device=settings.device,
     )
     base = shape.parameters * e
+    # Under FSDP2 accelerate makes float32 shards of weights that are trained; layers are cast when they are gathered.
+    shard = shape.parameters * max(e, 4) if settings.sharding == "fsdp" and adapter is None else base
     extra = 0 if adapter is None else adapter.parameters(shape) * adapter.dtype.itemsize
-    trained, trained_bytes = (shape.parameters, base) if adapter is None else (adapter.parameters(shape), extra)
+    trained, trained_bytes = (shape.parameters, shard) if adapter is None else (adapter.parameters(shape), extra)
     shards = settings.world_size
     whole = 1 if settings.sharding != "fsdp" else shards
     split = 1 if settings.sharding == "none" else shards
@@ -236,7 +239,7 @@ def estimate(settings: Settings) -> Estimate:
     return Estimate(
         settings,
         view,
-        weights=(base + extra) // whole,
+        weights=(shard + extra) // whole,
         gradients=trained_bytes // split,
         optimizer=(12 * trained if settings.sharding == "zero2" else 2 * trained_bytes) // split,
         reference=references.get(settings.reference_kind, 0) // whole,

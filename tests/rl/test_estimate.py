@@ -286,7 +286,7 @@ def test_sharding_divides_what_it_shards():
     zero2 = estimate(replace(whole, **eight, sharding="zero2"))
     assert (zero2.weights, zero2.gradients, zero2.optimizer) == (2 * count, count // 4, 12 * count // 8)
     fsdp = estimate(replace(whole, **eight, sharding="fsdp", reference="copy"))
-    assert (fsdp.weights, fsdp.optimizer, fsdp.reference) == (count // 4, count // 2, count // 4)
+    assert (fsdp.weights, fsdp.optimizer, fsdp.reference) == (count // 2, count, count // 4)
     assert fsdp.gathered > 0 == zero2.gathered
     lora = replace(whole, adapter=Adapter(16, "paper"), beta=0.1)
     adapter = Adapter(16, "paper").parameters(LLADA_8B)
