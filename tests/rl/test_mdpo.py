@@ -1,10 +1,8 @@
-"""MDPO against a loop over sequences and steps in float64, closed forms, the texts of steps, the backslide filter."""
+"""MDPO against a loop over sequences and steps in float64, closed forms, the texts of steps, short runs."""
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import Tensor
 
 import mdlm_fast as mf
 from mdlm_fast.rl import MDPOConfig, MDPOTrainer, backward
-from mdlm_fast.rl.backslide import select_backslides
 from mdlm_fast.rl.buffer import RolloutBuffer
 from mdlm_fast.rl.step_answers import predicted, step_answers
 from mdlm_fast.rl.task_data import task_dataset
@@ -269,78 +266,6 @@ def test_processes_agree_about_the_number_of_steps(tmp_path: Path, monkeypatch: 
     longer, _ = produce(trainer)
     assert longer.advantages.shape == (12, 7) and bool(longer.advantages[:, 4:].isnan().all())
     assert len(longer.views[0][0]) >= 2
-
-
-def slides(order: dict[str, str]) -> Callable[..., list[float]]:
-    """Rewards by the prompt: "slide": the first answer is right and no other; "keep": all are; "lose": none is."""
-
-    def by_prompt(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-        seen: list[str] = []
-        first = ""
-        rewards = []
-        for prompt, text in zip(prompts, completions, strict=True):
-            if order[prompt] != "slide":
-                rewards.append(float(order[prompt] == "keep"))
-                continue
-            is_new_row = not seen or seen[-1] != prompt
-            first = text if is_new_row else first
-            rewards.append(float(text == first))
-            seen.append(prompt)
-        return rewards
-
-    return by_prompt
-
-
-ORDER = dict(zip(tiny.PROMPTS, ["keep", "slide", "lose", "slide"], strict=True))
-
-
-def test_the_filter_keeps_prompts_whose_right_answer_was_lost(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, 3, slides(ORDER))
-    common = (
-        trainer.policy,
-        trainer.prompts,
-        trainer.rewards,
-        mf.DecodeConfig(gen_length=16, steps=8, temperature=1.0),
-    )
-    for size in (1, 3, 4):
-        assert select_backslides(*common, batch_size=size, progress=False) == [1, 3]
-    assert select_backslides(*common, batch_size=4, samples=2, progress=False) == [1, 3]
-    with pytest.raises(ValueError, match=r"none of the 4 prompts .* filter_backslides=False"):
-        select_backslides(*common, batch_size=4, correct=1.5, progress=False)
-
-
-def test_training_on_backslides_alone_and_resuming(tmp_path: Path) -> None:
-    trained: list[str] = []
-
-    def noting(order: dict[str, str]) -> Any:
-        inner = slides(order)
-
-        def reward(prompts: list[str], completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
-            if trainer_state is not None:
-                trained.extend(prompts)
-            return inner(prompts, completions)
-
-        return reward
-
-    fields: dict[str, Any] = {
-        "per_device_train_batch_size": 8,
-        "max_completion_length": 16,
-        "diffusion_steps": 8,
-        "temperature": 1.0,
-        "filter_backslides": True,
-        "num_iterations": 1,
-        "save_strategy": "steps",
-        "save_steps": 1,
-    }
-    make_trainer(tmp_path, 3, noting(ORDER), max_steps=1, **fields).train()
-    saved = json.loads((tmp_path / "run" / "backslides.json").read_text())
-    assert saved == {"prompts": 4, "rows": [1, 3]} and set(trained) == {tiny.PROMPTS[1], tiny.PROMPTS[3]}
-    trained.clear()
-    other = dict.fromkeys(tiny.PROMPTS, "slide")
-    make_trainer(tmp_path, 3, noting(other), max_steps=2, **fields).train(True)
-    assert set(trained) == {tiny.PROMPTS[1], tiny.PROMPTS[3]}
-    with pytest.raises(ValueError, match="data set of 4 prompts, this one has 3"):
-        make_trainer(tmp_path, 3, noting(other), max_steps=3, rows=tiny.PROMPTS[:3], **fields).train(True)
 
 
 def test_resuming_between_two_passes_over_a_rollout(tmp_path: Path) -> None:
