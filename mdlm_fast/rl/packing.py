@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from mdlm_fast.rl.views import View
 
 #: Positions after which a larger pack no longer makes a forward and backward pass more efficient.
-ENOUGH_POSITIONS = {"cuda": 32768, "cpu": 2048}
+ENOUGH_POSITIONS = {"cuda": 32768, "cpu": 512}
 #: Share of the free memory that a pack's saved tensors may fill; the backward pass needs room beside them.
 FREE_SHARE = 0.4
 
