@@ -214,6 +214,7 @@ def test_automatic_packs_fill_the_share_of_free_memory(tmp_path, monkeypatch):
         tmp_path, decoder="llada", diffusion_steps=16, max_completion_length=16, completion_tokens="all"
     )
     one = peak(trainer, buffer, 1)
+    monkeypatch.setitem(packing.ENOUGH_POSITIONS, "cpu", 2000)
     for views in (0.5, 1, 3.2, 7.1, 1000):
         free = int(views * one / packing.FREE_SHARE)
         monkeypatch.setattr(packing, "free_memory", lambda _, free=free: free)
@@ -230,9 +231,10 @@ def test_automatic_packs_fill_the_share_of_free_memory(tmp_path, monkeypatch):
 
 
 def test_a_pack_limit_shrinks_with_memory_and_never_grows(monkeypatch):
+    monkeypatch.setitem(packing.ENOUGH_POSITIONS, "cpu", 2000)
     planner = PackPlanner("auto", torch.device("cpu"))
     planner.load_state({"bytes_per_position": 10.0, "limit": None})
-    for free, expected in ((40000, 1600), (20000, 800), (90000, 800), (100, 4)):
+    for free, expected in ((900000, 2000), (40000, 1600), (20000, 800), (90000, 800), (100, 4)):
         monkeypatch.setattr(packing, "free_memory", lambda _, free=free: free)
         assert planner.positions() == expected
         again = PackPlanner("auto", torch.device("cpu"))
