@@ -57,10 +57,14 @@ def check_ratios(
 def check_gradients(model: nn.Module, *, optimizer_step: int) -> None:
     """Raises TrainingDiverged where a gradient is NaN or infinite although the loss was not, naming the parameter.
 
-    model: with the gradients of all micro-batches, reduced over processes."""
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norm = get_total_norm(gradients.values())
-    if math.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm):
+    model: with the gradients of all micro-batches, reduced over processes; of sharded ones this process's part counts.
+    """
+    gradients = {
+        name: p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+    if math.isfinite(get_total_norm(gradients.values())):
         return
     wrong = [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
     what = f"the gradient of {wrong[0]} (and of {len(wrong) - 1} others)" if wrong else "the norm of the gradient"
