@@ -34,7 +34,7 @@ the greedy decoder of the same schedule. The reward is 1 for a solved puzzle, el
 Everything but the method is equal: {prompts} prompts x {generations} completions of {length} tokens an optimizer step,
 {iterations} steps a rollout, AdamW at a constant learning rate without weight decay, gradients clipped at norm
 {norm:g}, beta {beta:g} against the starting model, clip range {epsilon:g}. Learning rates are chosen for each method
-from {rates} by accuracy on {validation} generated puzzles that are not trained on; the table below has all of them.
+from {rates} by accuracy on {validation} generated puzzles that are not trained on; the last table has those that ran.
 Methods whose step is cheaper take more optimizer steps, so that they can also be compared at equal seconds, which are
 processor seconds of training on one thread (rollouts, rewards, updates; no evaluation). A number "a ± b" is the mean
 over seeds and the sample standard deviation.""",
