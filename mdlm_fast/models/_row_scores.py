@@ -109,7 +109,9 @@ def logprobs_of_hidden(
         canvas, weight, bias = _cast_as_autocast_would(_canvas(hidden, rows.length), head.weight, head.bias)
         with torch.autocast(hidden.device.type, enabled=False):
             if can_fuse(canvas, weight, bias):
-                if head_gradient is not None and torch.is_grad_enabled() and head.weight.requires_grad:
+                # Under a frozen body hidden states have no graph, and log-probs would have none.
+                trained = torch.is_grad_enabled() and head.weight.requires_grad and canvas.requires_grad
+                if head_gradient is not None and trained:
                     picked = gather(canvas, rows.source, rows.length)
                     return head_gradient.logprobs(picked, head.weight, head.bias, targets, **options)
                 return ops.linear_token_logprobs(canvas, weight, bias, rows.source, targets, **options)

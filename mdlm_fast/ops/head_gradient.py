@@ -79,6 +79,10 @@ class HeadGradient:
         logp.register_hook(keep)
         return logp, entropy.detach()
 
+    def clear(self) -> None:
+        """Forgets the calls since the last time, of passes that came to nothing."""
+        self._calls = []
+
     def add(self) -> None:
         """Adds the gradient of all calls since the last time to the parameters' `.grad`, rounded once."""
         calls = [call for call in self._calls if call.gradient is not None]

@@ -109,7 +109,7 @@ def _weightless(buffer: RolloutBuffer) -> View:
         weight=nothing,
         kl_weight=nothing,
         advantage=nothing,
-        step=0,
+        step=-1,
     )
 
 

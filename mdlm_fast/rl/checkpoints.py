@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from mdlm_fast.files import whole_file
 from mdlm_fast.models.saving import write_settings
 from mdlm_fast.rl.buffer import RolloutBuffer
+from mdlm_fast.rl.config import RLConfig
 from mdlm_fast.rl.manifest import delete_old_checkpoints, last_whole_checkpoint, why_torn, write_manifest
 from mdlm_fast.rl.reward_checks import RewardError
 from mdlm_fast.rl.rollout import RolloutBatch
 
 if TYPE_CHECKING:
     from mdlm_fast.models import MaskedDiffusionModel
-    from mdlm_fast.rl.config import RLConfig
+    from mdlm_fast.ops import HeadGradient
     from mdlm_fast.rl.metrics import Metrics
     from mdlm_fast.rl.packing import PackPlanner
     from mdlm_fast.rl.processes import Processes
@@ -41,6 +42,29 @@ if TYPE_CHECKING:
 REFERENCE = "reference.safetensors"
 #: What `RolloutBatch` holds beside its tensors.
 _NOTES = ("texts", "completion_ids", "ended", "forwards", "seconds")
+
+
+#: Fields of the config that a rollout's completions and views depend on, beside the method's own.
+_OF_ROLLOUTS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "num_iterations",
+    "num_generations",
+    "decoder",
+    "max_completion_length",
+    "diffusion_steps",
+    "block_length",
+    "temperature",
+    "top_k",
+    "top_p",
+    "logp_temperature",
+    "old_logprobs",
+    "importance_sampling_cap",
+    "completion_tokens",
+    "loss_normalization",
+    "beta",
+)
 
 
 class CheckpointError(RuntimeError):
@@ -64,6 +88,7 @@ class CheckpointedTrainer(Trainer):
     planner: PackPlanner
     processes: Processes
     producer: Producer
+    head_gradient: HeadGradient
     reference: Reference
     reporter: Reporter
     showcase: Showcase
@@ -95,6 +120,9 @@ class CheckpointedTrainer(Trainer):
                 raise CheckpointError(f"checkpoint {folder} is not whole: {reason}; {hint}")
         self._resumed, self._last_written = folder, folder and folder.resolve()
         self.buffer, self.unscored, self.micro_step, self._flushed_at = None, None, 0, 0
+        self.head_gradient.clear()  # an earlier run may have stopped anywhere
+        self.metrics.restart()
+        self.reporter.extras, self.reporter.num_tokens = {}, 0
         try:
             return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
         finally:
@@ -114,20 +142,21 @@ class CheckpointedTrainer(Trainer):
         self.reporter.num_tokens = progress["num_tokens"]
         if (folder / REFERENCE).exists():
             self.reference.load_state_dict(self._load(folder / REFERENCE))
+        now = self._layout()
+        changed = {name: (was, now.get(name)) for name, was in progress["layout"].items() if was != now.get(name)}
         if (rollout := self._own_file(folder, "rollout")).exists():
-            if progress["layout"] == self._layout():
+            if not changed:
                 self._restore_buffer(self._load(rollout))
             else:
-                changed = {n: (v, now) for n, v in progress["layout"].items() if (now := self._layout().get(n)) != v}
                 warnings.warn(
                     f"{folder} was written in the middle of a rollout under other settings ("
-                    + ", ".join(f"{name} {before}, now {now}" for name, (before, now) in changed.items())
+                    + ", ".join(f"{name} {before}, now {after}" for name, (before, after) in changed.items())
                     + "), which is decoded anew",
                     RuntimeWarning,
                     stacklevel=2,
                 )
         unscored = self._own_file(folder, "unscored")
-        if not self.processes.maximum(int(not unscored.exists())):
+        if not changed and not self.processes.maximum(int(not unscored.exists())):
             self.unscored = _load_batch(unscored, self.args.device)
 
     def rescue(self, error: Exception, batch: RolloutBatch | None = None) -> RewardError:
@@ -161,8 +190,8 @@ class CheckpointedTrainer(Trainer):
         folder = self._checkpoint_folder(trial)
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # not before the new one is whole
         try:
-            self.showcase.write()  # a resumed run does not have the completions that wait for the next log
             with self.processes.raising_together():
+                self.showcase.write()  # a resumed run does not have the completions that wait for the next log
                 if self.args.should_save and folder.exists():
                     shutil.rmtree(folder)  # of an earlier run
             with self.processes.raising_together():
@@ -209,8 +238,10 @@ class CheckpointedTrainer(Trainer):
 
     def _layout(self) -> dict[str, Any]:
         """What must be as it was for a saved rollout to be of use."""
-        names = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "num_iterations")
-        return {**{name: getattr(self.args, name) for name in names}, "processes": self.processes.count}
+        of_method = {f.name for f in fields(type(self.args))} - {f.name for f in fields(RLConfig)}
+        settings = {name: getattr(self.args, name) for name in _OF_ROLLOUTS}
+        settings |= {name: repr(getattr(self.args, name)) for name in sorted(of_method)}
+        return {**settings, "processes": self.processes.count}
 
     def _checkpoint_folder(self, trial: Any = None) -> Path:
         return Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

@@ -116,6 +116,11 @@ class RLConfig(TrainingArguments):
         check_rl_config(self)
 
     @property
+    def n_gpu(self) -> int:
+        """GPUs of this process, one at most: torch's DataParallel would cut canvases away from their rows."""
+        return min(int(super().n_gpu), 1)
+
+    @property
     def record(self) -> str:
         """What the decoder must record for this method ("trajectory", or "full": every step's predictions)."""
         return "trajectory"
@@ -132,6 +137,14 @@ class RLConfig(TrainingArguments):
             return self.logp_temperature
         filtered = self.top_k is not None or self.top_p is not None
         return 1.0 if filtered or self.temperature == 0 else self.temperature
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a rollout records the log-probs that training computes."""
+        temperature = self.training_temperature
+        filtered = self.top_k is not None or self.top_p is not None
+        tempered = temperature == self.temperature and not filtered and self.decode_config().remasking is None
+        return temperature == 1.0 or tempered
 
     def decode_config(self, **overrides: Any) -> DecodeConfig:
         """The rollouts' `DecodeConfig`.

@@ -49,6 +49,12 @@ def check_rl_config(config: RLConfig) -> None:
             )
         if config.importance_sampling_cap <= 0:
             raise ValueError(f"importance_sampling_cap={config.importance_sampling_cap} must be above 0")
+        if not config.recorded:
+            raise ValueError(
+                f"importance_sampling_cap={config.importance_sampling_cap}: the rollout does not record the "
+                f"log-probs that training computes (at temperature {config.training_temperature:g}), so there is "
+                "nothing to compare with: set it to None, or change logp_temperature or the decoder"
+            )
     if config.logp_temperature is not None and not config.logp_temperature > 0:
         raise ValueError(f"logp_temperature={config.logp_temperature} must be above 0, or None")
     if not config.max_log_ratio > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ def evaluate_prompts(trainer: MaskedDiffusionTrainer, prompts: PromptSet, prefix
 
     Returns:
         "<prefix>_reward", "<prefix>_rewards/<function>/mean", "<prefix>_forwards_per_batch", "<prefix>_mean_length",
-        "<prefix>_runtime" in seconds, "<prefix>_samples_per_second".
+        "<prefix>_runtime" in seconds, "<prefix>_samples_per_second", and the means of what reward functions logged.
     """
     args, processes = trainer.args, trainer.processes
     config = args.eval_decode_config().replace(record="trajectory")
@@ -32,6 +33,11 @@ def evaluate_prompts(trainer: MaskedDiffusionTrainer, prompts: PromptSet, prefix
     counted = [processes.index * share + i < count for i in range(share)]
     began, forwards, batches = time.perf_counter(), 0, 0
     rewards, lengths = [], []
+    logged: dict[str, list[float]] = defaultdict(list)
+
+    def log_metric(name: str, value: float) -> None:
+        logged[name].append(value)
+
     for first in range(0, share, size):
         items = [prompts[number] for number in numbers[first : first + size]]
         input_ids, attention_mask = prompts.encode(items)
@@ -40,7 +46,7 @@ def evaluate_prompts(trainer: MaskedDiffusionTrainer, prompts: PromptSet, prefix
         batch = rollout(
             trainer.policy, input_ids.to(args.device), attention_mask.to(args.device), seeds.to(args.device), config
         )
-        rewards.append(trainer.call_rewards(prompts, items, batch))
+        rewards.append(trainer.call_rewards(prompts, items, batch, log_metric=log_metric))
         lengths += [float(len(ids)) for ids in batch.completion_ids]
         forwards, batches = forwards + batch.forwards, batches + 1
     table = torch.cat([torch.cat(rewards), torch.tensor(lengths)[:, None], torch.tensor(counted)[:, None]], 1)
@@ -49,7 +55,8 @@ def evaluate_prompts(trainer: MaskedDiffusionTrainer, prompts: PromptSet, prefix
     scored = table[:, : len(trainer.rewards.names)]
     seconds = time.perf_counter() - began
     weights = torch.tensor(trainer.rewards.weights)
-    results = {f"rewards/{name}/mean": float(scored[:, i].nanmean()) for i, name in enumerate(trainer.rewards.names)}
+    results = processes.mean({name: sum(values) / len(values) for name, values in logged.items()})
+    results |= {f"rewards/{name}/mean": float(scored[:, i].nanmean()) for i, name in enumerate(trainer.rewards.names)}
     results |= {
         "reward": float((scored * weights).nansum(1).mean()),
         "mean_length": float(table[:, -2].mean()),

@@ -27,7 +27,9 @@ class Watch:
 
     @torch.no_grad()
     def add(self, view: View, logp: Tensor, old: Tensor, entropy: Tensor, kl: Tensor | None) -> None:
-        """Counts one view."""
+        """Counts one view, unless it is one of no weight."""
+        if view.step < 0:
+            return
         log_ratio = logp - old
         positive = view.advantage > 0
         ratio = log_ratio.exp()

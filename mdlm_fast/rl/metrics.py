@@ -20,6 +20,10 @@ class Metrics:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets everything, and starts the clock anew."""
         self._values: dict[str, list[float]] = defaultdict(list)
         self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self._tokens = 0
@@ -30,6 +34,10 @@ class Metrics:
         for name, value in values.items():
             if value == value:
                 self._values[name].append(float(value))
+
+    def set(self, name: str, value: float) -> None:
+        """Logs the latest value of a number that grows, not its mean."""
+        self._values[name] = [float(value)]
 
     def count_tokens(self, tokens: int) -> None:
         """Adds completion tokens that were decoded, over all processes."""
@@ -45,6 +53,15 @@ class Metrics:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             self._seconds[name] += time.perf_counter() - began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time that the block takes out of `step_time` and `tokens_per_second`: an evaluation's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - began
 
     def state(self) -> dict[str, list[float]]:
         """What was added since the last flush, for a checkpoint."""
@@ -63,7 +80,5 @@ class Metrics:
         logs["step_time"] = (now - self._began) / steps
         logs |= {f"time/{name}": seconds / steps for name, seconds in self._seconds.items()}
         logs["tokens_per_second"] = self._tokens / max(now - self._began, 1e-9)
-        self._values.clear()
-        self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._tokens, self._began = 0, now
+        self.restart()
         return logs

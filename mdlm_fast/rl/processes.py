@@ -11,6 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 
+class OtherProcessFailed(RuntimeError):
+    """Another process raised an error, and this one stops with it."""
+
+
 class Processes:
     """Sums, gathers and maxima over the processes of a run; the identity for one process."""
 
@@ -45,7 +49,7 @@ class Processes:
         waits for another in vain.
 
         Raises:
-            RuntimeError: in the processes where the block itself did not."""
+            OtherProcessFailed: in the processes where the block itself did not."""
         error: Exception | None = None
         try:
             yield
@@ -55,7 +59,7 @@ class Processes:
         if error is not None:
             raise error
         if failed:
-            raise RuntimeError("another process failed, whose message says why")
+            raise OtherProcessFailed("another process failed, whose message says why")
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over processes of [n] tensors; shorter ones are padded with zeros, so the result may be longer."""

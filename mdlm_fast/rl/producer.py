@@ -98,8 +98,8 @@ class Producer:
         advantages = trainer.advantages(combined, groups, None if ratio is None else processes.gather(ratio))
         buffer.advantages = processes.own(advantages)
         if rewards.ndim == 3:  # what is logged are the rewards of the final answers
-            rewards, combined = rewards[:, -1], combined[:, -1]
-        trainer.reporter.rewards(rewards, combined, groups)
+            rewards = rewards[:, -1]
+        trainer.reporter.rewards(rewards, combine_rewards(rewards, weights, groups, "sum_then_normalize"), groups)
 
     def chunk(self, buffer: RolloutBuffer, rows: slice) -> Chunk:
         """Some completions of a rollout, as a method sees them."""
@@ -140,7 +140,8 @@ class Producer:
         for number, views in enumerate(passes):
             if number and views is passes[0]:
                 continue
-            missing = any(view.old_logp is None for view in views)
+            # Of any process: one whose views were all left out must take part in the others' passes.
+            missing = bool(trainer.processes.maximum(int(any(view.old_logp is None for view in views))))
             wanted = args.old_logprobs == "recompute" or (missing and not once) or (missing and trainer.kl_to_old)
             if wanted and trainer.uses_old:
                 with trainer.metrics.phase("old"):

@@ -48,9 +48,9 @@ class Reporter:
         tokens = int(lengths.sum())
         self.num_tokens += tokens
         self.metrics.count_tokens(tokens)
+        self.metrics.set("num_tokens", self.num_tokens)
         terminated = lengths[ended]
         found = {
-            "num_tokens": float(self.num_tokens),
             "completions/mean_length": float(lengths.mean()),
             "completions/min_length": float(lengths.min()),
             "completions/max_length": float(lengths.max()),
@@ -92,20 +92,22 @@ class Reporter:
         """What was seen of a micro-batch's update.
 
         first_pass: nothing was updated since the rollout, so recorded and new log-probs differ by rounding alone."""
+        self.per_step = {
+            step: {name: float(value) for name, value in values.items()} for step, values in watch.per_step.items()
+        }
         sums = watch.result()
-        tokens = max(sums.get("tokens", 0.0), 1.0)
+        tokens = sums.get("tokens", 0.0)
+        if not tokens:  # every completion was as good as its group's mean, and nothing was scored
+            return
         found = {
-            "entropy": sums.get("entropy", 0.0) / tokens,
-            "clip_ratio/low_mean": sums.get("clip_low", 0.0) / tokens,
-            "clip_ratio/high_mean": sums.get("clip_high", 0.0) / tokens,
-            "clip_ratio/region_mean": (sums.get("clip_low", 0.0) + sums.get("clip_high", 0.0)) / tokens,
-            "log_ratio/mean_abs": sums.get("logp_gap", 0.0) / tokens,
+            "entropy": sums["entropy"] / tokens,
+            "clip_ratio/low_mean": sums["clip_low"] / tokens,
+            "clip_ratio/high_mean": sums["clip_high"] / tokens,
+            "clip_ratio/region_mean": (sums["clip_low"] + sums["clip_high"]) / tokens,
+            "log_ratio/mean_abs": sums["logp_gap"] / tokens,
         }
         if "kl" in sums:
             found["kl"] = sums["kl"] / tokens
         if first_pass:
             found["rollout/logp_gap_max"] = sums["logp_gap_max"]
         self.metrics.add(found)
-        self.per_step = {
-            step: {name: float(value) for name, value in values.items()} for step, values in watch.per_step.items()
-        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model
 from torch import nn
 
 from mdlm_fast.models import MaskedDiffusionModel, load_model, wrap
@@ -30,12 +31,15 @@ def as_model(
         raise ValueError("the model has no tokenizer, so it cannot read prompts: pass processing_class=")
     if model.attention == "block":
         raise ValueError("attention='block' is not supported in training yet: pass a model with full attention")
+    adapted = isinstance(model.model, PeftModel)
+    if adapted and peft_config is not None:
+        raise ValueError("the model holds an adapter already: leave out peft_config, or pass the model without it")
     if not any(parameter.requires_grad for parameter in model.model.parameters()):
+        if adapted:
+            raise ValueError("the model's adapter is frozen: load it with PeftModel.from_pretrained(is_trainable=True)")
         model.model.requires_grad_(True)  # load_model loads for decoding
     if peft_config is None:
         return model
-    from peft import get_peft_model
-
     from mdlm_fast.rl.lora import check_adapted
 
     check_adapted(model.model, peft_config)

@@ -24,7 +24,7 @@ from mdlm_fast.rl.divergence import naming_rollout
 from mdlm_fast.rl.evaluation import evaluate_prompts
 from mdlm_fast.rl.metrics import Metrics
 from mdlm_fast.rl.packing import PackPlanner
-from mdlm_fast.rl.processes import Processes
+from mdlm_fast.rl.processes import OtherProcessFailed, Processes
 from mdlm_fast.rl.producer import Producer
 from mdlm_fast.rl.reference_sync import ReferenceSync, trainer_reference
 from mdlm_fast.rl.reporting import Reporter
@@ -153,10 +153,15 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
 
     def reward(self, items: list[dict[str, Any]], batch: RolloutBatch) -> Tensor:
         """float32 [B, F] (or [B, S, F]): the reward functions' answers, NaN where one gave None."""
-        return self.call_rewards(self.prompts, items, batch)
+        log = self.reporter
+        return self.call_rewards(self.prompts, items, batch, log_extra=log.log_extra, log_metric=log.log_metric)
 
-    def call_rewards(self, prompts: PromptSet, items: list[dict[str, Any]], batch: RolloutBatch) -> Tensor:
-        """float32 [B, F], the reward functions' answers to completions of a data set's rows."""
+    def call_rewards(
+        self, prompts: PromptSet, items: list[dict[str, Any]], batch: RolloutBatch, **logging: Any
+    ) -> Tensor:
+        """float32 [B, F], the reward functions' answers to completions of a data set's rows.
+
+        logging: log_extra and log_metric of `RewardRunner`."""
         with self.processes.raising_together():
             return self.rewards(
                 prompts=[item["row"]["prompt"] for item in items],
@@ -164,8 +169,7 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
                 completion_ids=batch.completion_ids,
                 columns=prompts.reward_columns(items),
                 trainer_state=self.state,
-                log_extra=self.reporter.log_extra,
-                log_metric=self.reporter.log_metric,
+                **logging,
             )
 
     # ---- transformers.Trainer ----------------------------------------------------------------------------------
@@ -229,8 +233,9 @@ class MaskedDiffusionTrainer(CheckpointedTrainer):
             raise ValueError("there is no data set to evaluate on: pass eval_dataset= here or to the trainer")
         assert isinstance(prompts, PromptSet)
         try:
-            results = evaluate_prompts(self, prompts, metric_key_prefix)
-        except RewardError as error:
+            with self.metrics.paused():
+                results = evaluate_prompts(self, prompts, metric_key_prefix)
+        except (RewardError, OtherProcessFailed) as error:
             if not self.is_in_train:
                 raise
             raise self.rescue(error) from error

@@ -39,7 +39,7 @@ class View:
         weight: float32 [N], of the policy term; the loss is a sum, so the method's reduction is in here.
         kl_weight: float32 [N], of the divergence from the reference.
         advantage: float32 [N].
-        step: denoising step, for messages and pictures.
+        step: denoising step, for messages and pictures; -1: of no weight, scored to march in step with other processes.
         old_logp: float32 [N], under the policy that acted; None: the new log-prob, detached (nothing was updated yet).
         ref_logp: float32 [N], under the policy the divergence is measured from, or None.
         importance: float32 [N], truncated importance weight of an approximate rollout, or None.

@@ -84,11 +84,11 @@ class Reductions(TrainerCallback):
         self.counted.clear()
 
 
-def make(folder: Path, processes: int, case: dict[str, Any], callbacks: list[Any]) -> Any:
+def make(folder: Path, processes: int, case: dict[str, Any], callbacks: list[Any], **given: Any) -> Any:
     settings = {**COMMON, "per_device_train_batch_size": SIZE, **case}
     settings["per_device_train_batch_size"] //= processes
     kind, rewards = settings.pop("kind", CJGRPOTrainer), settings.pop("rewards", tiny.reward)
-    return tiny.trainer(kind, folder, rewards=rewards, given={"callbacks": callbacks}, **settings)
+    return tiny.trainer(kind, folder, rewards=rewards, given={"callbacks": callbacks, **given}, **settings)
 
 
 def run_case(folder: Path, processes: int, case: dict[str, Any]) -> dict[str, Any]:
@@ -159,6 +159,19 @@ def checked(rollout: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
+def run_failing_evaluation(folder: Path, processes: int) -> dict[str, Any]:
+    """The function fails in the evaluation after the third step, for the prompts of the last process alone."""
+
+    def failing(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        if prompts == [tiny.PROMPTS[3]]:
+            raise KeyError("no such answer")
+        return tiny.reward(completions)
+
+    case = {"rewards": failing, "eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 1}
+    trainer = make(folder, processes, case, [], eval_dataset=[{"prompt": p} for p in tiny.PROMPTS[2:]])
+    return {"message": caught(RewardError, trainer.train)}
+
+
 def run_full_disk(folder: Path, processes: int) -> dict[str, Any]:
     """The main process cannot write; no process waits for it."""
     trainer = make(folder, processes, {"save_strategy": "steps", "save_steps": 2}, [])
@@ -189,6 +202,7 @@ def work(rank: int, processes: int, results: Path) -> None:
     if processes > 1:
         runs["resumed"] = lambda folder: run_resumed(folder, processes)
         runs["failing reward"] = lambda folder: run_failing_reward(folder, processes)
+        runs["failing evaluation"] = lambda folder: run_failing_evaluation(folder, processes)
         runs["full disk"] = lambda folder: run_full_disk(folder, processes)
     for name, run in runs.items():
         torch.save(run(results / f"{name}-{processes}"), results / f"{name}-{processes}-{rank}.pt")

@@ -344,11 +344,12 @@ def test_a_reward_may_fail_twice(tmp_path, monkeypatch):
     assert decoded.count == 2
 
 
-def test_completions_of_other_prompts_are_not_taken(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changed", [{"data_seed": 7}, {"temperature": 0.7}], ids=str)
+def test_completions_of_other_prompts_or_settings_are_not_taken(tmp_path, monkeypatch, changed):
     with pytest.raises(RewardError):
         run(tmp_path, rewards=Reward(2))
     decoded = Decoded(monkeypatch)
-    run(tmp_path, True, rewards=Reward(), data_seed=7)
+    run(tmp_path, True, rewards=Reward(), **changed)
     assert decoded.count == 2
 
 

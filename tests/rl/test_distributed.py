@@ -85,6 +85,14 @@ def test_a_reward_that_fails_in_one_process_loses_nothing_in_any(results):
     assert results("failing reward", 2)["resumed"] == results("plain", 2)["log"]
 
 
+def test_a_reward_that_fails_in_one_process_of_an_evaluation_loses_no_steps(results):
+    messages = [results("failing evaluation", 2, rank)["message"] for rank in (0, 1)]
+    assert messages[1].startswith("reward function 'failing' raised KeyError")
+    assert messages[0].startswith("another process failed")
+    for message in messages:
+        assert "checkpoint-3 keeps the 3 finished optimizer steps; mend" in message
+
+
 def test_a_checkpoint_that_one_process_cannot_write_stops_all(results):
     messages = [results("full disk", 2, rank)["message"] for rank in (0, 1)]
     assert "No space left on device" in messages[0] and "another process failed" in messages[1]

@@ -177,6 +177,21 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], str]] = {
     ),
     "reward weights": (lambda: {"reward_weights": [1.0, 2.0]}, ValueError, "reward_weights has 2 entries for 1"),
     "importance": (lambda: {"importance_sampling_cap": 2.0}, ValueError, "set old_logprobs='recompute'"),
+    "importance without a record": (
+        lambda: {"importance_sampling_cap": 2.0, "old_logprobs": "recompute", "logp_temperature": 0.7},
+        ValueError,
+        "the rollout does not record the log-probs that training computes .at temperature 0.7",
+    ),
+    "frozen adapter": (
+        lambda: {"policy": adapted(frozen=True)},
+        ValueError,
+        "the model's adapter is frozen: load it with .*is_trainable=True",
+    ),
+    "two adapters": (
+        lambda: {"policy": adapted(), "given": adapter()},
+        ValueError,
+        "holds an adapter already: leave out peft_config",
+    ),
     "accumulation": (
         lambda: {"gradient_accumulation_steps": 2, "steps_per_generation": 3},
         ValueError,
@@ -204,6 +219,12 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], str]] = {
 def adapter(**settings: Any) -> dict[str, Any]:
     torch.manual_seed(1)
     return {"peft_config": lora_config(tiny.model().model, r=2, alpha=4, **settings)}
+
+
+def adapted(frozen: bool = False) -> Any:
+    policy = tiny.model()
+    module = get_peft_model(policy.model, adapter()["peft_config"])
+    return policy.with_module(module.requires_grad_(False) if frozen else module)
 
 
 @pytest.mark.parametrize("case", BAD)

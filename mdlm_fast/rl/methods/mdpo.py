@@ -102,6 +102,17 @@ class MDPOConfig(RLConfig):
     def record(self) -> str:
         return "full"
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the confidences of a step's predictions are the log-probs that training computes."""
+        config, temperature = self.decode_config(), self.training_temperature
+        if config.confidence != "prob" or config.alg_temp:
+            return False
+        if config.confidence_from == "raw" or tempered_equals_raw(config):
+            return temperature == 1.0
+        filtered = config.top_k is not None or config.top_p is not None
+        return temperature == self.temperature and not filtered
+
     def decode_config(self, **overrides: Any) -> DecodeConfig:
         config = super().decode_config(**overrides)
         return recording_predictions(config) if config.record == "full" else config
