@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -218,7 +219,8 @@ class CheckpointedTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         if self.buffer is not None:
             _save(self.buffer.to_dict(), self._own_file(folder, "rollout"))
-        if self.args.should_save and (reference := self.reference.state_dict()):
+        reference = {name: _whole(tensor) for name, tensor in self.reference.state_dict().items()}
+        if self.args.should_save and reference:
             _save(reference, folder / REFERENCE)
         progress = {
             "micro_step": self.micro_step,
@@ -257,6 +259,11 @@ class CheckpointedTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             write_settings(self.policy, Path(str(self.args.output_dir if output_dir is None else output_dir)))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or of shards the whole one: all processes must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

@@ -57,6 +57,21 @@ def check_rl_config(config: RLConfig) -> None:
             )
     if config.logp_temperature is not None and not config.logp_temperature > 0:
         raise ValueError(f"logp_temperature={config.logp_temperature} must be above 0, or None")
+    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+    if high < 0:
+        raise ValueError(f"epsilon_high={high} must be at least 0, or None for epsilon's value")
+    if config.delta is not None and not config.delta > 1 + high:
+        raise ValueError(
+            f"delta={config.delta} must be above 1 + epsilon_high = {1 + high:g}, where clipping already ends; raise "
+            "it, or set it to None"
+        )
+    if not 0 < config.ref_model_mixup_alpha <= 1:
+        raise ValueError(f"ref_model_mixup_alpha={config.ref_model_mixup_alpha} must be above 0 and at most 1")
+    if config.auto_find_batch_size:
+        raise ValueError(
+            "auto_find_batch_size=True would cut groups of completions apart: turn it off; views_per_backward='auto' "
+            "fits passes into memory, and per_device_train_batch_size is yours to lower"
+        )
     if not config.max_log_ratio > 0:
         raise ValueError(f"max_log_ratio={config.max_log_ratio} must be above 0")
     if config.sync_ref_model and config.reference_weight == 0:

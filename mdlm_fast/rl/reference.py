@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mdlm_fast.models import MaskedDiffusionModel
 from mdlm_fast.rl.adapters import active_adapter, adapter_parameters, adds_nothing, trained_outside
@@ -220,29 +222,34 @@ class FrozenCopy(Reference):
 
     def sync(self, alpha: float) -> None:
         """See `Reference.sync`."""
-        policy = dict(self._policy.model.named_parameters())
-        _mix([(parameter, policy[name]) for name, parameter in self._copy.model.named_parameters()], alpha)
+        policy = _sharded_parameters(self._policy.model)
+        _mix([(parameter, policy[name]) for name, parameter in _sharded_parameters(self._copy.model).items()], alpha)
         self._moved = True
 
     def state_dict(self) -> dict[str, Tensor]:
         """The copy's parameters; nothing as long as it is the model that training started from."""
         if not self._moved:
             return {}
-        return {name: parameter.detach() for name, parameter in self._copy.model.named_parameters()}
+        return {name: parameter.detach() for name, parameter in _sharded_parameters(self._copy.model).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Reference.load_state_dict`; an empty state leaves the copy as it is."""
         if state:
-            _load(state, dict(self._copy.model.named_parameters()), self.kind)
+            _load(state, _sharded_parameters(self._copy.model), self.kind)
             self._moved = True
-
-
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def _peft(policy: MaskedDiffusionModel) -> PeftModel:
     assert isinstance(policy.model, PeftModel)
     return policy.model
+
+
+def _sharded_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by name; under FSDP2 the shards, for a pass without gradients leaves the outer ones gathered."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+    return dict(module.named_parameters())
 
 
 def _fitting_kind(module: nn.Module) -> str:
@@ -295,4 +302,7 @@ def _load(state: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], k
             raise ValueError(
                 f"the saved reference has {name} of shape {tuple(state[name].shape)}, not {tuple(parameter.shape)}"
             )
-        parameter.copy_(state[name])
+        value = state[name].to(parameter.device, parameter.dtype)
+        if isinstance(parameter, DTensor):
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        parameter.copy_(value)

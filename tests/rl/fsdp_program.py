@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 import mdlm_fast as mf
 from mdlm_fast.rl import CJGRPOConfig, CJGRPOTrainer
+from mdlm_fast.rl.checkpoints import REFERENCE
 from mdlm_fast.rl.task_data import task_dataset
 from mdlm_fast.tasks import countdown_reward
 
@@ -58,6 +59,8 @@ def main() -> None:
         learning_rate=1e-3,
         beta=0.1,
         max_steps=3,
+        sync_ref_model=True,
+        ref_model_sync_steps=2,
         logging_steps=1,
         save_strategy="no",
         disable_tqdm=True,
@@ -69,6 +72,10 @@ def main() -> None:
         train_dataset=task_dataset("countdown", size=16),
     )
     trainer.train()
+    folder = output.with_suffix("") / "progress"
+    trainer._save_progress(folder)
+    torch.distributed.barrier()
+    trainer.reference.load_state_dict(trainer._load(folder / REFERENCE))
     trainer.save_model(str(output.with_suffix("") / "model"))
     modules = (trainer.policy.model, trainer.reference.module)
     # After a pass without gradients FSDP2 leaves the head whole.

@@ -528,6 +528,8 @@ BAD = [
     (DMPOTrainer, {"centering": "mean"}, "centering='mean': choose"),
     (DMPOTrainer, {"replicates": 0}, "replicates=0 must be at least 1"),
     (DMPOTrainer, {"beta": 0.1}, "beta=0.1 must be 0.0: DMPO"),
+    (DMPOTrainer, {"epsilon": 0.5}, "epsilon=0.5 must be 0.2: DMPO's loss is no ratio"),
+    (DMPOTrainer, {"delta": 2.0}, "delta=2.0 must be None: DMPO's loss is no ratio"),
 ]
 
 

@@ -15,9 +15,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from safetensors.torch import load_file
 
 import mdlm_fast as mf
 from mdlm_fast.cli import main
+from mdlm_fast.rl.checkpoints import REFERENCE
 from mdlm_fast.rl.plan import Plan, build_config
 from mdlm_fast.rl.recipe import Recipe
 
@@ -134,4 +136,10 @@ def test_fsdp2_trains_as_ddp_does(tmp_path: Path) -> None:
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5)
     start = mf.load_model("builtin:puzzles").model.state_dict()
+    references = [load_file(tmp_path / kind / "progress" / REFERENCE) for kind in ("fsdp", "ddp")]
+    assert set(references[0]) == set(references[1]) and any(
+        (value - start[name]).abs().max() > 1e-4 for name, value in references[0].items()
+    )
+    for name, value in references[0].items():
+        torch.testing.assert_close(value, references[1][name], rtol=1e-4, atol=1e-5)
     assert any((value - start[name]).abs().max() > 1e-4 for name, value in weights[0].items())

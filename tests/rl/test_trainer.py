@@ -192,6 +192,10 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], str]] = {
         ValueError,
         "holds an adapter already: leave out peft_config",
     ),
+    "delta": (lambda: {"delta": 1.4}, ValueError, r"delta=1.4 must be above 1 \+ epsilon_high = 1.5"),
+    "epsilon_high": (lambda: {"epsilon_high": -0.1}, ValueError, "epsilon_high=-0.1 must be at least 0"),
+    "mixup": (lambda: {"ref_model_mixup_alpha": 1.5}, ValueError, "ref_model_mixup_alpha=1.5 must be above 0"),
+    "batch size": (lambda: {"auto_find_batch_size": True}, ValueError, "would cut groups of completions apart"),
     "accumulation": (
         lambda: {"gradient_accumulation_steps": 2, "steps_per_generation": 3},
         ValueError,

@@ -25,8 +25,8 @@ from mdlm_fast.rl.views import View, token_view
 
 @dataclass
 class DMPOConfig(RLConfig):
-    """Settings of DMPO beside those of `RLConfig`; epsilon, epsilon_high and delta have no effect. See
-    docs/rl_presets.md for what differs from the released code.
+    """Settings of DMPO beside those of `RLConfig`, of which it has no use for epsilon, epsilon_high, delta, beta and
+    kl_estimator. See docs/rl_presets.md for what differs from the released code.
 
     Attributes:
         alpha: temperature of the target, in units of the reward.
@@ -61,6 +61,10 @@ class DMPOConfig(RLConfig):
             beta=0.0,
             importance_sampling_cap=None,
             scale_rewards="none",
+            epsilon=0.2,
+            epsilon_high=None,
+            delta=None,
+            kl_estimator="k3",
         )
 
     @property
