@@ -62,7 +62,8 @@ def accumulate(
         total += loss.detach()
     if trainer.accelerator.sync_gradients:
         trainer.head_gradient.add()
-    check_ratios([view for view, _ in seen], [logp for _, logp in seen], args.max_log_ratio, **place)
+    with trainer.processes.raising_together():
+        check_ratios([view for view, _ in seen], [logp for _, logp in seen], args.max_log_ratio, **place)
     if trainer.accelerator.sync_gradients and trainer.accelerator.scaler is None:  # a scaler skips such steps
         check_gradients(model, optimizer_step=place["optimizer_step"])
     trainer.reporter.updated(watch, first_pass=trainer.first_pass)

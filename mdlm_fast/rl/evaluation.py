@@ -58,7 +58,7 @@ def evaluate_prompts(trainer: MaskedDiffusionTrainer, prompts: PromptSet, prefix
     results = processes.mean({name: sum(values) / len(values) for name, values in logged.items()})
     results |= {f"rewards/{name}/mean": float(scored[:, i].nanmean()) for i, name in enumerate(trainer.rewards.names)}
     results |= {
-        "reward": float((scored * weights).nansum(1).mean()),
+        "reward": float((scored * weights).nansum(1)[~scored.isnan().all(1)].mean()),
         "mean_length": float(table[:, -2].mean()),
         "forwards_per_batch": forwards / max(batches, 1),
         "runtime": round(seconds, 4),
