@@ -250,7 +250,7 @@ def test_loss_and_gradients(kind: Any, settings: dict[str, Any], normalization: 
         kind,
         tmp_path,
         policy,
-        **{"beta": 0.2, "epsilon": 0.1, "num_iterations": 2, **({} if kind is not DMPOTrainer else {"beta": 0.0})}
+        **({"num_iterations": 2} if kind is DMPOTrainer else {"beta": 0.2, "epsilon": 0.1, "num_iterations": 2})
         | settings,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
