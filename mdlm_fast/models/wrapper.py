@@ -178,7 +178,7 @@ class MaskedDiffusionModel:
             logprob_kwargs: temperature, forbidden_ids, vocab_limit, entropy_grad of `ops.token_logprobs`.
 
         Returns:
-            (log-probs float32 [C], entropies float32 [C]); -1 rows give 0.
+            (log-probs float32 [C], entropies float32 [C]); -1 rows give (-inf, 0).
         """
         padding = self._check(input_ids, attention_mask)
         _check_range("rows", rows, input_ids)

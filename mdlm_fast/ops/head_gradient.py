@@ -61,12 +61,12 @@ class HeadGradient:
         weight, bias: the parameters, whose gradient `add` computes. A cast of theirs is made here where hidden has
         another dtype (autocast).
         """
-        check_head(_OP, hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
+        operands = _operands(weight, bias, hidden.dtype)
+        check_head(_OP, hidden, *operands)
         rows, targets, temperature = target_arguments(_OP, hidden, None, targets, temperature)
         device, vocabulary = hidden.device, weight.shape[0]
         forbidden, limit = arguments.vocabulary_arguments(_OP, vocabulary, device, forbidden_ids, vocab_limit)
         self._head = (weight, bias, forbidden, limit)
-        operands = _operands(weight, bias, hidden.dtype)
         logp, entropy, lse = _linear_token_logprobs(
             hidden, *operands, rows, targets, temperature, forbidden, limit, True
         )

@@ -15,7 +15,7 @@ from mdlm_fast.rl.data import PromptSet, answer_backslide
 from mdlm_fast.rl.objectives import combine_rewards
 from mdlm_fast.rl.processes import Processes
 from mdlm_fast.rl.rewards import RewardRunner
-from mdlm_fast.rl.rollout import rollout, sequence_seeds
+from mdlm_fast.rl.rollout import rollout_items
 from mdlm_fast.rl.step_answers import recording_predictions, reward_answers, step_answers
 
 #: In place of the number of a rollout in training, so that the filter draws other tokens than training does.
@@ -90,10 +90,7 @@ def _backslides(
 ) -> torch.Tensor:
     """bool [n], on the CPU, for the keys (number of the prompt, sample, generation)."""
     items = [prompts[key] for key in keys]
-    numbers = torch.tensor(keys).T
-    seeds = sequence_seeds(seed, numbers[2], numbers[0], numbers[1])
-    input_ids, attention_mask = (t.to(model.device) for t in prompts.encode(items))
-    batch = rollout(model, input_ids, attention_mask, seeds.to(model.device), config)
+    batch = rollout_items(model, prompts, items, seed, config)
     scored = reward_answers(rewards, prompts, items, step_answers(batch, prompts.tokenizer, model.eos_ids))
     together = torch.zeros(scored.shape[:2].numel(), dtype=torch.int64)
     weights = torch.tensor(rewards.weights)

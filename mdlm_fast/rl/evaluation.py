@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mdlm_fast.rl.data import PromptSet
-from mdlm_fast.rl.rollout import rollout, sequence_seeds
+from mdlm_fast.rl.rollout import rollout_items
 
 if TYPE_CHECKING:
     from mdlm_fast.rl.trainer import MaskedDiffusionTrainer
@@ -40,12 +40,7 @@ def evaluate_prompts(trainer: MaskedDiffusionTrainer, prompts: PromptSet, prefix
 
     for first in range(0, share, size):
         items = [prompts[number] for number in numbers[first : first + size]]
-        input_ids, attention_mask = prompts.encode(items)
-        index = torch.tensor([item["index"] for item in items])
-        seeds = sequence_seeds(args.seed, torch.zeros_like(index), index, torch.zeros_like(index))
-        batch = rollout(
-            trainer.policy, input_ids.to(args.device), attention_mask.to(args.device), seeds.to(args.device), config
-        )
+        batch = rollout_items(trainer.policy, prompts, items, args.seed, config)
         rewards.append(trainer.call_rewards(prompts, items, batch, log_metric=log_metric))
         lengths += [float(len(ids)) for ids in batch.completion_ids]
         forwards, batches = forwards + batch.forwards, batches + 1

@@ -12,7 +12,7 @@ from mdlm_fast.rl.backward import packs_in_step
 from mdlm_fast.rl.buffer import RolloutBuffer
 from mdlm_fast.rl.chunk import Chunk
 from mdlm_fast.rl.objectives import combine_rewards, truncated_importance_weight
-from mdlm_fast.rl.rollout import RolloutBatch, rollout, sequence_seeds
+from mdlm_fast.rl.rollout import RolloutBatch, item_seeds, rollout_items
 from mdlm_fast.rl.scoring import Normaliser, log_probs
 from mdlm_fast.rl.views import View
 
@@ -70,16 +70,11 @@ class Producer:
 
     def _rollout(self, items: list[dict[str, Any]]) -> RolloutBatch:
         trainer = self.trainer
-        device = trainer.args.device
-        numbers = torch.tensor([[item[key] for key in ("generation", "index", "sample")] for item in items]).T
-        seeds = sequence_seeds(trainer.args.seed, *numbers)
+        seed = trainer.args.seed
         unscored, trainer.unscored = trainer.unscored, None
-        if unscored is not None and torch.equal(unscored.seeds.cpu(), seeds):
+        if unscored is not None and torch.equal(unscored.seeds.cpu(), item_seeds(seed, items)):
             return unscored
-        input_ids, attention_mask = trainer.prompts.encode(items)
-        return rollout(
-            trainer.policy, input_ids.to(device), attention_mask.to(device), seeds.to(device), trainer.decode_config
-        )
+        return rollout_items(trainer.policy, trainer.prompts, items, seed, trainer.decode_config)
 
     def _set_advantages(self, buffer: RolloutBuffer, scored: Tensor) -> None:
         trainer = self.trainer

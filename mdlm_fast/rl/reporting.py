@@ -28,7 +28,7 @@ class Reporter:
         self.num_tokens = 0
         self.extras: dict[str, list[Any]] = {}
         #: Per denoising step of the last rollout: mean |advantage|, share clipped, entropy and KL, of its last pass.
-        self.per_step: dict[int, dict[str, float]] = {}
+        self.per_step: dict[int, dict[str, Tensor]] = {}
 
     def log_extra(self, column: str, values: list[Any]) -> None:
         """A column that a reward function adds to the table of completions."""
@@ -92,9 +92,7 @@ class Reporter:
         """What was seen of a micro-batch's update.
 
         first_pass: nothing was updated since the rollout, so recorded and new log-probs differ by rounding alone."""
-        self.per_step = {
-            step: {name: float(value) for name, value in values.items()} for step, values in watch.per_step.items()
-        }
+        self.per_step = watch.per_step  # on the device until a picture is drawn
         sums = watch.result()
         tokens = sums.get("tokens", 0.0)
         if not tokens:  # every completion was as good as its group's mean, and nothing was scored

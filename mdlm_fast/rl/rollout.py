@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from mdlm_fast.models import MaskedDiffusionModel
 from mdlm_fast.rl.objectives import until_first_eos
 from mdlm_fast.rng import derive_seed
 from mdlm_fast.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from mdlm_fast.rl.data import Item, PromptSet
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ def sequence_seeds(seed: int, generation: Tensor, prompt: Tensor, sample: Tensor
     All arguments but seed: int64 [B]. It depends on neither the batch, nor the process, nor torch's generators, so a
     resumed run draws what the interrupted one would have drawn."""
     return derive_seed(derive_seed(derive_seed(seed, generation), prompt), sample)
+
+
+def item_seeds(seed: int, items: Sequence[Item]) -> Tensor:
+    """int64 [B] on the CPU, `sequence_seeds` of a data set's items."""
+    numbers = torch.tensor([[item[key] for key in ("generation", "index", "sample")] for item in items]).T
+    return sequence_seeds(seed, *numbers)
+
+
+def rollout_items(
+    model: MaskedDiffusionModel, prompts: PromptSet, items: Sequence[Item], seed: int, config: DecodeConfig
+) -> RolloutBatch:
+    """Decodes one completion for every item of a data set, on the model's device, from the keys of `item_seeds`."""
+    input_ids, attention_mask = (tensor.to(model.device) for tensor in prompts.encode(items))
+    return rollout(model, input_ids, attention_mask, item_seeds(seed, items).to(model.device), config)
 
 
 def rollout(

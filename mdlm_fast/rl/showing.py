@@ -72,7 +72,7 @@ class Showcase:
         per_step = trainer.reporter.per_step
         names = sorted({name for values in per_step.values() for name in values})
         nothing = float("nan")
-        panels = {n: [per_step.get(s, {}).get(n, nothing) for s in range(trajectory.steps)] for n in names}
+        panels = {n: [float(per_step.get(s, {}).get(n, nothing)) for s in range(trajectory.steps)] for n in names}
         save_trajectory_heatmap(
             trajectory,
             rows,

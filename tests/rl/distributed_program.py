@@ -148,13 +148,13 @@ def checked(rollout: Callable[..., Any]) -> Callable[..., Any]:
     """`Producer._rollout` that must find the completions of the interrupted run."""
 
     def found(items: Any) -> Any:
-        from mdlm_fast.rl import producer
+        from mdlm_fast.rl import rollout as rollouts
 
-        decode, producer.rollout = producer.rollout, None
+        decode, rollouts.rollout = rollouts.rollout, None
         try:
             return rollout(items)
         finally:
-            producer.rollout = decode
+            rollouts.rollout = decode
 
     return found
 

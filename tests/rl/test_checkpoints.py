@@ -297,15 +297,15 @@ class Decoded:
     """Counts rollouts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from mdlm_fast.rl import producer
+        from mdlm_fast.rl import rollout as rollouts
 
-        self.count, decode = 0, producer.rollout
+        self.count, decode = 0, rollouts.rollout
 
         def counted(*arguments: Any) -> Any:
             self.count += 1
             return decode(*arguments)
 
-        monkeypatch.setattr(producer, "rollout", counted)
+        monkeypatch.setattr(rollouts, "rollout", counted)
 
 
 @pytest.mark.parametrize(

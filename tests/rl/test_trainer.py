@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArgu
 import mdlm_fast as mf
 from mdlm_fast.models import save_model
 from mdlm_fast.rl import CJGRPOTrainer, backward, producer
+from mdlm_fast.rl import rollout as rollouts
 from mdlm_fast.rl.lora import lora_config
 from mdlm_fast.rl.reference import ADAPTER
 from tests.rl import tiny
@@ -84,14 +85,14 @@ def test_old_log_probs_are_those_of_the_first_pass(tmp_path, monkeypatch, case):
 
 def off(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     """Rollouts whose record of log-probs is off by so much."""
-    decode = producer.rollout
+    decode = rollouts.rollout
 
     def wrong(*arguments: Any) -> Any:
         batch = decode(*arguments)
         moved = {name: getattr(batch.trajectory, name) + by for name in ("commit_logp", "commit_logp_T")}
         return replace(batch, trajectory=replace(batch.trajectory, **moved))
 
-    monkeypatch.setattr(producer, "rollout", wrong)
+    monkeypatch.setattr(rollouts, "rollout", wrong)
 
 
 def test_the_gap_is_logged(tmp_path, monkeypatch):
