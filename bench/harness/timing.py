@@ -1,0 +1,114 @@
+"""Seconds of candidates in interleaved rounds.
+
+In every round each candidate runs once, in an order drawn anew, so a slow spell of the machine meets all of them and
+none always runs in the cache that the same neighbour left. A sample is the mean over as many calls as last
+`LEAST_SAMPLE`, so that neither the clock nor a single interrupt decides it.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Call = Callable[[int], object]
+
+LEAST_SAMPLE = 2e-3  # seconds
+MOST_CALLS = 1000  # in a sample
+LEAST_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to time.
+
+    Attributes:
+        name: of the side, e.g. "ours" or "LLaDA".
+        call: what is timed; its argument counts up from call to call, to choose among inputs.
+        threads: torch's CPU threads for it, None: as they are.
+        factor: what a sample is multiplied by, where `call` does only a part of the work (then say which part in
+            `extrapolated_from`).
+        extrapolated_from: e.g. "16 of 512 rows".
+    """
+
+    name: str
+    call: Call
+    threads: int | None = None
+    factor: float = 1.0
+    extrapolated_from: str | None = None
+
+
+class Stopwatch:
+    """Wall-clock seconds of a call; on a GPU until the device has finished it."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        self._calls = 0
+
+    def sample(self, candidate: Candidate, calls: int) -> float:
+        """Mean seconds of `calls` calls, times the candidate's factor."""
+        before = torch.get_num_threads()
+        if candidate.threads is not None:
+            torch.set_num_threads(candidate.threads)
+        try:
+            self._wait()
+            start = time.perf_counter()
+            for _ in range(calls):
+                candidate.call(self._calls)
+                self._calls += 1
+            self._wait()
+            return (time.perf_counter() - start) / calls * candidate.factor
+        finally:
+            if candidate.threads is not None:
+                torch.set_num_threads(before)
+
+    def _wait(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+
+
+def interleave(
+    candidates: Sequence[Candidate], *, device: str = "cpu", seconds: float = 1.0, most_rounds: int = 25
+) -> dict[str, list[float]]:
+    """Samples of every candidate, round by round.
+
+    Args:
+        seconds: each candidate stops taking part when it has used this much and has LEAST_ROUNDS samples. So slow
+            candidates have fewer rounds, and their samples belong to the first rounds.
+        most_rounds: of every candidate.
+
+    Returns:
+        seconds of a call by candidate. The first sample of each warms up and sets the calls of a sample; it is not
+        among them.
+    """
+    stopwatch = Stopwatch(device)
+    order = random.Random(0)
+    calls = {}
+    for candidate in candidates:
+        first = stopwatch.sample(candidate, 1) / candidate.factor
+        if first < LEAST_SAMPLE:  # the first call may have compiled or allocated
+            first = stopwatch.sample(candidate, 3) / candidate.factor
+        calls[candidate.name] = max(1, min(MOST_CALLS, round(LEAST_SAMPLE / max(first, 1e-9))))
+    samples: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    used = dict.fromkeys(samples, 0.0)
+    collecting = gc.isenabled()
+    for _ in range(most_rounds):
+        running = [c for c in candidates if len(samples[c.name]) < LEAST_ROUNDS or used[c.name] < seconds]
+        if not running:
+            break
+        order.shuffle(running)
+        gc.collect()
+        gc.disable()
+        try:
+            for candidate in running:
+                sample = stopwatch.sample(candidate, calls[candidate.name])
+                samples[candidate.name].append(sample)
+                used[candidate.name] += sample / candidate.factor * calls[candidate.name]
+        finally:
+            if collecting:
+                gc.enable()
+    return samples

@@ -1,0 +1,1 @@
+"""What is measured: kernels, decoding, the quality of decoders, training."""
