@@ -5,6 +5,8 @@
 # make gpu-free   what checks GPU kernels without a GPU, all of it in `make test` and each part a target of its own:
 #                 gpu-free-triton (numbers, Triton's interpreter), gpu-free-cuda (numbers, CUDA kernels on the CPU),
 #                 gpu-free-machine-code (registers, spills, instructions), gpu-free-bytes (memory traffic, launches)
+# make bench      measure the small set of benchmarks (ten minutes on two cores) and write docs/benchmarks.md and its
+#                 pictures; with BENCH=--full the whole matrix (hours)
 # make gpu-check  on a machine with a GPU: build the CUDA kernels, check both GPU backends, measure them (eight minutes)
 # make learning   the training runs behind docs/learning.md, then the page and its pictures. 104 runs of two to four
 #                 minutes of one core each, five hours of a core in all, WORKERS at a time (2); stopped, it goes on next time
@@ -27,7 +29,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build demo test test-full style lint sanitize clean gpu-check learning
+.PHONY: build demo test test-full style lint sanitize clean bench report gpu-check learning
 .PHONY: gpu-free gpu-free-triton gpu-free-cuda gpu-free-machine-code gpu-free-bytes
 .DELETE_ON_ERROR:
 
@@ -38,6 +40,7 @@ demo: build/.compiled
 
 test: style build/.shim
 	$(PYTEST) -q -m "not slow"
+	$(BIN)/python -m pytest -q --benchmark-disable bench
 	$(INTERPRETED) -m "not slow" $(TRITON_NUMBERS)
 	$(ON_SHIM) -m "not slow" $(CUDA_NUMBERS)
 
@@ -73,6 +76,15 @@ gpu-free-bytes: style build/.shim
 # Needs torch, Triton and nvcc alone; GPU_CHECK takes options, e.g. GPU_CHECK=--quick.
 gpu-check:
 	$(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
+
+bench: build/.compiled $(VENV)/.tests-installed
+	$(BIN)/mdlm-fast bench --output docs/benchmarks.json $(BENCH)
+	$(MAKE) report
+
+# The pages that hold measured numbers, from the committed results.
+report: build/.compiled
+	$(BIN)/mdlm-fast report docs/benchmarks.json --output docs/benchmarks --markdown docs/benchmarks.md
+	$(BIN)/python -m bench.report.figures
 
 WORKERS ?= 2
 learning: build/.compiled

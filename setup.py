@@ -146,12 +146,18 @@ def announce(message: str) -> None:
 
 
 modules, commands = extension()
+# Programs that need a checkout are not installed.
+benchmarks = ["", *(f".{name}" for name in find_packages("bench", exclude=["gpu_check*", "learning*"]))]
 setup(
     # kernels/ is installed as mdlm_fast.kernels: a top-level `kernels` would shadow the PyPI package of that name,
     # which transformers imports. It has no __init__.py for the same reason, so it is named here, not found.
-    packages=[*find_packages(include=["mdlm_fast", "mdlm_fast.*"]), "mdlm_fast.kernels"],
-    package_dir={"mdlm_fast.kernels": "kernels"},
-    package_data={"": ["py.typed", "data/**/*"]},
+    packages=[
+        *find_packages(include=["mdlm_fast", "mdlm_fast.*"]),
+        "mdlm_fast.kernels",
+        *(f"mdlm_fast.bench{name}" for name in benchmarks),
+    ],
+    package_dir={"mdlm_fast.kernels": "kernels", "mdlm_fast.bench": "bench"},
+    package_data={"": ["py.typed", "data/**/*", "*.j2"]},
     ext_modules=modules,
     cmdclass=commands,
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if modules else {},

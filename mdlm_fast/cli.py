@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdlm_fast import __version__, cli_train
+from mdlm_fast import __version__, cli_bench, cli_train
 from mdlm_fast.cli_options import (
     DeviceOption,
     DtypeOption,
@@ -173,6 +173,8 @@ def pretrain(context: typer.Context) -> None:
 
 app.command(short_help="Train by reinforcement learning.")(cli_train.train)
 app.command(short_help="Estimate the memory of a training run.")(cli_train.estimate)
+app.command(short_help="Measure speed and memory against published systems.")(cli_bench.bench)
+app.command(short_help="Turn measurements into a page and pictures.")(cli_bench.report)
 
 
 @app.command(short_help="Say what this installation can use.")
