@@ -24,7 +24,7 @@ def run(
     settings: Settings,
     path: Path,
     *,
-    where: Mapping[str, str] = {},  # noqa: B006 - never written
+    where: Mapping[str, str] = {},
     resume: bool = False,
     console: Console,
 ) -> tuple[list[Record], list[str]]:

@@ -33,7 +33,7 @@ class State:
         self.quota = torch.randint(0, 8, (batch,), generator=g).int().to(device)
         self.threshold = torch.full((batch,), -0.1, device=device)
         self.step = torch.zeros(1, dtype=torch.int32, device=device)
-        self.record = {
+        self.record: dict[str, Any] = {
             "commit_step": torch.full((batch, length), -1, dtype=torch.int16, device=device),
             "commit_logp": torch.zeros(batch, length, device=device),
             "masks_left": torch.zeros(batch, dtype=torch.int32, device=device),

@@ -43,7 +43,8 @@ COMPILED = ("softmax + argmax + gather", "fp32 log_softmax, topk, entropy", "flo
 
 def items(settings: Settings) -> Iterator[Item]:
     """Those that matter most first, in case time runs out."""
-    rows, vocabularies = ((4,), (3000,)) if settings.dry else (ROWS, VOCABULARIES)
+    rows: tuple[int, ...] = (4,) if settings.dry else ROWS
+    vocabularies: tuple[int, ...] = (3000,) if settings.dry else VOCABULARIES
     if settings.quick:
         rows, vocabularies = rows[::2], vocabularies[:1]
     backends = able(settings, "score_rows")

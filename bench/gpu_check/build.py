@@ -69,7 +69,7 @@ def _library(arch: str, version: tuple[int, int], deadline: float) -> dict[str, 
     headers = _digest(sorted(CSRC.rglob("*.*h")))
     (FOLDER / "objects").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        built = list(pool.map(lambda job: _compile(*job, headers, torch.__version__, deadline), jobs))
+        built = list(pool.map(lambda job: _compile(job[0], job[1], headers, torch.__version__, deadline), jobs))
     errors = {source.name: log for (source, _), (_, log) in zip(jobs, built, strict=True) if log is not None}
     # A kernel without its binding is unused; a binding without its kernel would keep the library from loading.
     absent = [f"cuda/{Path(name).stem}.h" for name in errors]

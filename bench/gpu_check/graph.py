@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class Step:
             step=self.step,
             forbidden_ids=self.special[:1],
         )
+        assert scores.logp is not None
         ops.select_commit_(
             self.canvas,
             self.masked,
@@ -118,7 +120,7 @@ def items(settings: Settings) -> Iterator[Item]:
         needs = ("score_rows", "select_commit_")
         if all(backend in ops.available_backends(op, settings.device, torch.bfloat16) for op in needs):
             for rule in RULES:
-                yield Item(f"{backend}: {rule}", lambda backend=backend, rule=rule: check(settings, backend, rule))
+                yield Item(f"{backend}: {rule}", partial(check, settings, backend, rule))
 
 
 def check(settings: Settings, backend: str, rule: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from bench.gpu_check.settings import Settings
@@ -28,7 +29,7 @@ def items(settings: Settings) -> Iterator[Item]:
         for backend in settings.backends:
             target = Target(backend, settings.device)
             if has_ops(target, case):
-                yield Item(f"{backend}: {case}", lambda case=case, target=target: run(case, target))
+                yield Item(f"{backend}: {case}", partial(run, case, target))
 
 
 def run(case: Any, target: Any) -> dict[str, Any]:

@@ -39,23 +39,24 @@ class Clock:
         """Seconds of each of `count` calls after three to warm up, the cost of launching included where the device
         waits for it. `prepare` runs before each call and is not timed."""
         count = 2 if self.dry else count
-        times = []
+        times: list[float] = []
+        events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         for i in range(-3, count):
             if prepare is not None:
                 prepare()
             if self.cuda:
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 start.record()
                 call(i + 3)
                 end.record()
-                times.append((start, end))
+                events.append((start, end))
             else:
                 begin = time.perf_counter()
                 call(i + 3)
                 times.append(time.perf_counter() - begin)
         if self.cuda:
             torch.cuda.synchronize()
-            return [start.elapsed_time(end) / 1e3 for start, end in times[3:]]
+            return [start.elapsed_time(end) / 1e3 for start, end in events[3:]]
         return times[3:]
 
     def graph(self, call: Call, calls: int, rounds: int = 20, prepare: Callable[[], object] | None = None) -> float:
