@@ -109,8 +109,9 @@ def evaluate(
 
     Returns:
         "accuracy" in [0, 1], "solved", "problems", "forwards" (over all batches), "tokens_per_forward" (answer tokens a
-        forward pass commits in each sequence, on average), "seconds" (decoding alone). With num_return_sequences = n
-        every answer counts: "problems" stays, "answers" is n times it.
+        forward pass commits in each sequence, on average), "forwards_per_answer" (passes until an answer was complete,
+        on average: rules that decide from the scores finish some answers of a batch before others), "seconds"
+        (decoding alone). With num_return_sequences = n every answer counts: "problems" stays, "answers" is n times it.
 
     Raises:
         ValueError: an unknown task, no data for it, no tokenizer, or a bad config.
@@ -125,7 +126,7 @@ def evaluate(
     prompts = build_prompts(model, chosen, rows)
     settings = _config(model, chosen, config, overrides)
     copies = settings.num_return_sequences
-    forwards, batches, seconds = 0, 0, 0.0
+    forwards, row_forwards, batches, seconds = 0, 0, 0, 0.0
     texts: list[str] = []
     for start in range(0, len(prompts), batch_size):
         input_ids, attention_mask = encode_prompts(model, prompts[start : start + batch_size])
@@ -136,6 +137,7 @@ def evaluate(
         output = generate(model, input_ids, attention_mask, settings, **numbered)
         seconds += time.perf_counter() - began
         forwards += int(output.stats.forwards)
+        row_forwards += sum(output.stats.row_forwards)
         batches += 1
         texts += completion_texts(model, output.sequences[:, input_ids.shape[1] :])
     repeated = [row for row in rows for _ in range(copies)]
@@ -151,6 +153,7 @@ def evaluate(
         "answers": len(rewards),
         "forwards": forwards,
         "tokens_per_forward": settings.gen_length * batches / max(1, forwards),
+        "forwards_per_answer": row_forwards / len(rewards),
         "seconds": round(seconds, 4),
     }
     if return_completions:

@@ -37,7 +37,9 @@ def test_configs_and_batches(model: MaskedDiffusionModel) -> None:
     config = mf.DecodeConfig(steps=6)
     result = tasks.evaluate(model, "sudoku", limit=6, config=config, batch_size=4, return_completions=True)
     assert result["forwards"] == 12 and result["tokens_per_forward"] == 4.0
-    assert len(result["completions"]) == 6
+    assert len(result["completions"]) == 6 and result["forwards_per_answer"] == 6
+    early = tasks.evaluate(model, "countdown", limit=6, config=mf.DecodeConfig(select="threshold", threshold=0.9))
+    assert 1 < early["forwards_per_answer"] < early["forwards"]  # of a batch, as many as its slowest answer needs
     puzzles = tasks.sudoku_test_puzzles()[:6]
     right = [
         tasks.sudoku_correct(tasks.sudoku_prompt(puzzle), completion)
