@@ -1,8 +1,9 @@
 """A CJ-GRPO iteration at LLaDA-8B's size on one GPU: random weights, LoRA of rank 128, bf16, the released lengths.
 
-Ours and the plain way (bench/rl_plain.py, activation checkpointing on as released), one after the other in one process:
-seconds of an iteration (a rollout of 6 completions, the reference pass, one update), by phase on our side, and the most
-memory in use beyond the weights, adapters and optimizer state, with the estimator's prediction of its largest part.
+Ours and the plain way (bench/baselines/cj_grpo.py, activation checkpointing on as released), one after the other in one
+process: seconds of an iteration (a rollout of 6 completions, the reference pass, one update), by phase on our side, and
+the most memory in use beyond the weights, adapters and optimizer state, with the estimator's prediction of its largest
+part.
 
     python -m bench.rl_llada8b --steps 8 32 --write      # docs/rl_llada8b.json
 """
@@ -19,12 +20,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 import mdlm_fast as mf
-from bench import rl_plain
-from bench.rl_sides import EOS, MASK, VOCAB, make_tokenizer, reward_of_ids
+from bench.baselines import cj_grpo
+from bench.harness.memory import PeakMeter
+from bench.suites.rl.case import LLADA, as_text, make_prompt, make_tokenizer, reward_of_lists, reward_of_rows
 from mdlm_fast.rl.estimate import Settings, estimate
 from mdlm_fast.rl.lora import lora_config
 from mdlm_fast.rl.memory import Adapter, ModelShape
@@ -38,14 +39,14 @@ GIB = 2**30
 def make_config(layers: int) -> LlamaConfig:
     """LLaDA-8B's shape (arXiv 2502.09992)."""
     config = LlamaConfig(
-        vocab_size=VOCAB,
+        vocab_size=LLADA.size,
         hidden_size=4096,
         intermediate_size=12288,
         num_hidden_layers=layers,
         num_attention_heads=32,
         num_key_value_heads=32,
         bos_token_id=1,
-        eos_token_id=EOS,
+        eos_token_id=LLADA.eos_id,
     )
     config.is_causal = False
     return config
@@ -66,29 +67,11 @@ def adapter(model: Any) -> LoraConfig:
     return lora_config(model, "all", r=RANK, alpha=64)
 
 
-def prompt_ids() -> Tensor:
-    """int64 [P]."""
-    return torch.randint(3, MASK - 500, (PROMPT,), generator=torch.Generator().manual_seed(1))
-
-
-class Peak:
-    """Bytes allocated at the peak since `start`, beyond what was there."""
-
-    def start(self) -> None:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        self.base = torch.cuda.memory_allocated()
-
-    def stop(self) -> float:
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - self.base) / GIB
-
-
 def ours(layers: int, steps: int, checkpointing: bool, rounds: int, views: int) -> dict[str, Any]:
     """Seconds of the last `rounds` iterations after one to warm up, their phases, and the peak."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(LLADA)
     base = make_model(layers)
-    wrapped = mf.wrap(base, tokenizer, mask_id=MASK, eos_ids=EOS)
+    wrapped = mf.wrap(base, tokenizer, mask_id=LLADA.mask_id, eos_ids=LLADA.eos_id)
     with TemporaryDirectory() as folder:
         args = CJGRPOConfig(
             output_dir=folder,
@@ -110,13 +93,14 @@ def ours(layers: int, steps: int, checkpointing: bool, rounds: int, views: int) 
         )
         trainer = CJGRPOTrainer(
             model=wrapped,
-            reward_funcs=[lambda completion_ids, **_: [reward_of_ids(ids) for ids in completion_ids]],
+            reward_funcs=[reward_of_lists],
             args=args,
-            train_dataset=[{"prompt": " ".join(f"t{token}" for token in prompt_ids().tolist())}],
+            train_dataset=[{"prompt": as_text(make_prompt(LLADA, PROMPT))}],
             processing_class=tokenizer,
             peft_config=adapter(base),
         )
-        peak, found = Peak(), {"seconds": [], "peak_gib": []}
+        peak = PeakMeter("cuda")
+        found: dict[str, Any] = {"seconds": [], "peak_gib": []}
 
         class Watch(TrainerCallback):
             def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -124,7 +108,8 @@ def ours(layers: int, steps: int, checkpointing: bool, rounds: int, views: int) 
                 self.began = time.perf_counter()
 
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                gib = peak.stop()
+                torch.cuda.synchronize()
+                gib = peak.stop() / GIB
                 if state.global_step > 1:
                     found["seconds"].append(time.perf_counter() - self.began)
                     found["peak_gib"].append(gib)
@@ -146,23 +131,27 @@ def plain(layers: int, steps: int, checkpointing: bool, rounds: int) -> dict[str
     base = make_model(layers)
     model = get_peft_model(base, adapter(base))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-6, fused=True)
-    prompts = prompt_ids().expand(BATCH, PROMPT).cuda()
-    config = rl_plain.PlainConfig(
-        mask_id=MASK, generated=GENERATED, steps=steps, num_iterations=1, beta=BETA, checkpointing=checkpointing
+    prompts = make_prompt(LLADA, PROMPT).expand(BATCH, PROMPT).cuda()
+    config = cj_grpo.PlainConfig(
+        mask_id=LLADA.mask_id,
+        generated=GENERATED,
+        steps=steps,
+        num_iterations=1,
+        beta=BETA,
+        checkpointing=checkpointing,
     )
 
-    def reward(completions: Tensor) -> Tensor:
-        return torch.tensor([reward_of_ids(row) for row in completions.tolist()], device=completions.device)
-
-    peak, found = Peak(), {"seconds": [], "peak_gib": []}
+    peak = PeakMeter("cuda")
+    found: dict[str, Any] = {"seconds": [], "peak_gib": []}
     for number in range(rounds + 1):
         peak.start()
         began = time.perf_counter()
         try:
-            rl_plain.iteration(model, optimizer, prompts, reward, config)
+            cj_grpo.iteration(model, optimizer, prompts, reward_of_rows, config)
         except torch.cuda.OutOfMemoryError as error:
             return {"out_of_memory": str(error).split(".")[0]}
-        gib = peak.stop()
+        torch.cuda.synchronize()
+        gib = peak.stop() / GIB
         if number:
             found["seconds"].append(time.perf_counter() - began)
             found["peak_gib"].append(gib)

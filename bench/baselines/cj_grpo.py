@@ -1,9 +1,10 @@
-"""A CJ-GRPO iteration (arXiv 2509.23924) in plain PyTorch, the way the released trainers work: the baseline to beat.
+"""A CJ-GRPO iteration (arXiv 2509.23924) in plain PyTorch, the way the released trainers work.
 
 The rollout keeps a copy of the canvas before and after every step. Every step computes the logits of all positions,
 races exponentials over all of them in the reduced dtype and takes a softmax over everything to read one probability a
-position. Log-probabilities are dense: one forward pass a step for the old policy, one for the reference, and one for
-every inner iteration, whose S graphs are all alive until a single backward pass.
+position. Log-probabilities are dense: one forward pass a step for the old policy where there are several inner
+iterations, one for the reference, and one for every inner iteration, whose S graphs are all alive until a single
+backward pass.
 
 The model is any Hugging Face causal LM whose attention is bidirectional (`config.is_causal = False`).
 """
@@ -11,7 +12,7 @@ The model is any Hugging Face causal LM whose attention is bidirectional (`confi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,15 @@ from torch import Tensor, nn
 
 #: Scores completions int64 [B, G]; float32 [B].
 Reward = Callable[[Tensor], Tensor]
+
+#: Gives the context that a phase of the iteration, one of `PHASES`, runs in, e.g. to time it.
+Phase = Callable[[str], AbstractContextManager[Any]]
+PHASES = ("rollout", "rewards", "old log-probs", "reference log-probs", "forward and backward", "optimizer")
+
+
+def untimed(_: str) -> AbstractContextManager[None]:
+    """The context of a phase that nobody times."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -155,16 +165,17 @@ def trajectory_loss(
     model: nn.Module,
     trajectory: PlainRollout,
     advantages: Tensor,
-    old: list[Tensor],
+    old: list[Tensor] | None,
     reference: list[Tensor] | None,
     config: PlainConfig,
 ) -> Tensor:
-    """The mean over steps, with the graphs of all steps attached."""
+    """The mean over steps, with the graphs of all steps attached. old: None where the policy is still the old one."""
     total = advantages.new_zeros(())
     for step in range(config.steps):
         new = step_logps(model, trajectory, step, config)
+        of_old = new.detach() if old is None else old[step]
         of_reference = None if reference is None else reference[step]
-        total = total + step_loss(new, old[step], of_reference, trajectory.revealed[step], advantages, config)
+        total = total + step_loss(new, of_old, of_reference, trajectory.revealed[step], advantages, config)
     return total / config.steps
 
 
@@ -174,30 +185,44 @@ def update(
     trajectory: PlainRollout,
     advantages: Tensor,
     config: PlainConfig,
+    phase: Phase = untimed,
 ) -> list[float]:
     """The inner iterations on one rollout; the loss of each."""
-    old = trajectory_logps(model, trajectory, config)
-    reference = reference_logps(model, trajectory, config)
+    old = None
+    if config.num_iterations > 1:  # a single update is made by the old policy itself
+        with phase("old log-probs"):
+            old = trajectory_logps(model, trajectory, config)
+    with phase("reference log-probs"):
+        reference = reference_logps(model, trajectory, config)
     losses = []
     for _ in range(config.num_iterations):
         optimizer.zero_grad()
-        loss = trajectory_loss(model, trajectory, advantages, old, reference, config)
-        loss.backward()
+        with phase("forward and backward"):
+            loss = trajectory_loss(model, trajectory, advantages, old, reference, config)
+            loss.backward()
         losses.append(loss.item())
-        nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
+        with phase("optimizer"):
+            nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
     return losses
 
 
 def iteration(
-    model: Any, optimizer: torch.optim.Optimizer, prompts: Tensor, reward: Reward, config: PlainConfig
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    prompts: Tensor,
+    reward: Reward,
+    config: PlainConfig,
+    phase: Phase = untimed,
 ) -> list[float]:
     """Rollout, rewards, and the updates on them; the loss of each. The rows of `prompts` are one group."""
     model.train()
     set_checkpointing(model, config.checkpointing)
-    trajectory = rollout(model, prompts, config)
-    rewards = reward(trajectory.states[-1][:, -config.generated :])
-    return update(model, optimizer, trajectory, rewards - rewards.mean(), config)
+    with phase("rollout"):
+        trajectory = rollout(model, prompts, config)
+    with phase("rewards"):
+        rewards = reward(trajectory.states[-1][:, -config.generated :])
+    return update(model, optimizer, trajectory, rewards - rewards.mean(), config, phase)
 
 
 def set_checkpointing(model: Any, on: bool) -> None:

@@ -1,9 +1,10 @@
-"""The plain CJ-GRPO iteration that benchmarks compare against must be a right one, or the comparison says nothing."""
+"""The CJ-GRPO iteration that benchmarks compare against must be a right one, or the comparison says nothing."""
 
 from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench import rl_iteration, rl_plain, rl_report, rl_sides
-from bench.rl_plain import PlainConfig, PlainRollout
+from mdlm_fast.bench.baselines import cj_grpo
+from mdlm_fast.bench.baselines.cj_grpo import PHASES, PlainConfig, PlainRollout
 
 VOCAB, MASK, PROMPT = 61, 60, 5
 
@@ -61,7 +62,7 @@ class NeverMask(nn.Module):
 
 def random_trajectory(seed: int, batch: int, config: PlainConfig) -> PlainRollout:
     torch.manual_seed(seed)
-    return rl_plain.rollout(NeverMask(), torch.randint(MASK, (batch, PROMPT)), config)
+    return cj_grpo.rollout(NeverMask(), torch.randint(MASK, (batch, PROMPT)), config)
 
 
 def row_logps(model: nn.Module, canvas: Tensor) -> np.ndarray:
@@ -116,9 +117,9 @@ def test_loss_is_the_sum_written_out(seed: int, beta: float, schedule: dict[str,
     if beta:
         model = with_adapter(model)
     advantages = torch.randn(3, dtype=torch.float64)
-    old = rl_plain.trajectory_logps(old_model, trajectory, config)
-    reference = rl_plain.reference_logps(model, trajectory, config)
-    loss = rl_plain.trajectory_loss(model, trajectory, advantages, old, reference, config)
+    old = cj_grpo.trajectory_logps(old_model, trajectory, config)
+    reference = cj_grpo.reference_logps(model, trajectory, config)
+    loss = cj_grpo.trajectory_loss(model, trajectory, advantages, old, reference, config)
     expected, cut = oracle_loss(model, old_model, trajectory, advantages, config)
     assert cut > 0
     assert loss.item() == pytest.approx(expected, rel=1e-10)
@@ -139,7 +140,7 @@ def test_rollout_reveals_every_token_once(dtype: torch.dtype, shape: dict[str, A
     model = NeverMask()
     torch.manual_seed(shape["generated"])
     prompts = torch.randint(MASK, (3, PROMPT))
-    states, revealed = (result := rl_plain.rollout(model, prompts, config)).states, result.revealed
+    states, revealed = (result := cj_grpo.rollout(model, prompts, config)).states, result.revealed
     assert (len(states), len(revealed), model.calls) == (config.steps + 1, config.steps, config.steps)
     assert all(state.dtype == torch.int64 for state in states)
     assert all(torch.equal(state[:, :PROMPT], prompts) for state in states)
@@ -164,7 +165,7 @@ def test_greedy_rollout_reveals_the_surest_tokens() -> None:
     model = tiny_model(1)
     with torch.no_grad():  # no row's argmax may be the mask token
         model.lm_head.weight[MASK] = model.lm_head.weight[:MASK].mean(0)
-    trajectory = rl_plain.rollout(model, torch.randint(MASK, (2, PROMPT)), config)
+    trajectory = cj_grpo.rollout(model, torch.randint(MASK, (2, PROMPT)), config)
     for step, mask in enumerate(trajectory.revealed):
         for row in range(2):
             logps = row_logps(model, trajectory.states[step][row])
@@ -178,7 +179,7 @@ def test_race_draws_by_probability() -> None:
     """In float64 the race is a right sampler: a chi-square test against the softmax."""
     torch.manual_seed(0)
     logits = torch.randn(7, dtype=torch.float64)
-    drawn = rl_plain.race(logits.expand(20000, 7), 1.0).argmax(-1).bincount(minlength=7)
+    drawn = cj_grpo.race(logits.expand(20000, 7), 1.0).argmax(-1).bincount(minlength=7)
     expected = 20000 * logits.softmax(-1)
     assert float(((drawn - expected) ** 2 / expected).sum()) < 22.5  # 0.1 % of chi-square with 6 degrees of freedom
 
@@ -189,10 +190,10 @@ def test_checkpointing_changes_no_gradient() -> None:
     gradients = []
     for on in (False, True):
         model = tiny_model(3).train()
-        rl_plain.set_checkpointing(model, on)
+        cj_grpo.set_checkpointing(model, on)
         assert all(layer.gradient_checkpointing == on for layer in model.model.layers)
-        old = rl_plain.trajectory_logps(model, trajectory, config)
-        rl_plain.trajectory_loss(model, trajectory, torch.tensor([1.0, -1.0]), old, None, config).backward()
+        old = cj_grpo.trajectory_logps(model, trajectory, config)
+        cj_grpo.trajectory_loss(model, trajectory, torch.tensor([1.0, -1.0]), old, None, config).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
@@ -207,16 +208,48 @@ def test_update_makes_every_inner_iteration_and_raises_the_better_row() -> None:
     advantages = torch.tensor([1.0, -1.0])
 
     def gap() -> float:
-        logps = rl_plain.trajectory_logps(model, trajectory, config)
+        logps = cj_grpo.trajectory_logps(model, trajectory, config)
         rows = torch.stack([(step * mask).sum(1) for step, mask in zip(logps, trajectory.revealed, strict=True)]).sum(0)
         return float(rows[0] - rows[1])
 
     start = gap()
-    losses = rl_plain.update(model, optimizer, trajectory, advantages, config)
+    losses = cj_grpo.update(model, optimizer, trajectory, advantages, config)
     assert len(losses) == 3 and losses[2] < losses[1] < losses[0]
     assert gap() > start
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all("lora_" in name for name in changed)
+
+
+def test_a_single_update_takes_its_own_log_probs_for_the_old_ones() -> None:
+    config = PlainConfig(mask_id=MASK, generated=8, steps=4, beta=0.0, num_iterations=1, dtype=torch.float32)
+    trajectory, advantages = random_trajectory(7, 2, config), torch.tensor([1.0, -0.5])
+    updated = []
+    for old_pass in (False, True):
+        model = tiny_model(7, torch.float32)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        passes = CountingPhases()
+        if old_pass:
+            old = cj_grpo.trajectory_logps(model, trajectory, config)
+            cj_grpo.trajectory_loss(model, trajectory, advantages, old, None, config).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+        else:
+            cj_grpo.update(model, optimizer, trajectory, advantages, config, passes)
+            assert "old log-probs" not in passes.names
+        updated.append(list(model.parameters()))
+    for without, with_pass in zip(*updated, strict=True):
+        torch.testing.assert_close(without, with_pass, rtol=0, atol=0)
+
+
+class CountingPhases:
+    """The names of the phases, in order."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, name: str) -> Any:
+        self.names.append(name)
+        return nullcontext()
 
 
 def test_iteration_trains_on_what_it_decoded() -> None:
@@ -229,7 +262,9 @@ def test_iteration_trains_on_what_it_decoded() -> None:
         return torch.tensor([0.0, 1.0, 2.0])
 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    losses = rl_plain.iteration(model, optimizer, torch.randint(MASK, (3, PROMPT)), reward, config)
+    phases = CountingPhases()
+    losses = cj_grpo.iteration(model, optimizer, torch.randint(MASK, (3, PROMPT)), reward, config, phases)
+    assert tuple(phases.names) == (*PHASES, *PHASES[-2:])
     assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
     assert [tuple(completions.shape) for completions in seen] == [(3, 8)]
 
@@ -251,25 +286,4 @@ def test_schedules_that_do_not_fit_are_refused(changes: dict[str, Any], message:
 def test_a_kl_term_needs_an_adapter() -> None:
     config = PlainConfig(mask_id=MASK, generated=8, steps=4)
     with pytest.raises(ValueError, match=r"beta=0\.04 needs a reference policy"):
-        rl_plain.reference_logps(tiny_model(0), random_trajectory(0, 1, config), config)
-
-
-@pytest.mark.parametrize("head", ["trained", "frozen"])
-def test_both_sides_of_the_benchmark_compute_the_same_update(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"VOCAB": 900, "MASK": 890, "EOS": 880, "GENERATED": 8}.items():
-        monkeypatch.setattr(rl_sides, name, value)
-    monkeypatch.setattr(rl_iteration, "GENERATED", 8)
-    assert rl_iteration.agreement(rl_sides.Case(head, 4)) < rl_iteration.TOLERANCE
-
-
-def test_the_page_says_what_falls_short() -> None:
-    side = {"seconds": 2.0, "quartiles": [1.5, 2.5], "peak_mib": 90.0}
-    case = {"head": "frozen", "steps": 16, "device": "cpu", "plain": side, "ours": {**side, "seconds": 0.5}}
-    case |= {"speedup": 4.0, "processor_speedup": 4.1, "memory_ratio": 1.0, "peak_iterations": 2}
-    where = {"device": "cpu", "name": "A processor", "threads": 2, "backend": "cpp", "python": "3"}
-    where |= {"torch": "2", "transformers": "5", "commit": "abc", "date": "2026-01-01"}
-    run = {"environment": where, "dtype": "float32", "views": 1, "checkpointing": "both", "iterations": 2}
-    run |= {"agreement": {"frozen": 1e-5}, "cases": [case, {**case, "head": "trained", "memory_ratio": 8.0}]}
-    page = rl_report.markdown([run])
-    assert page.index("| trained | 16 | 2.0 s [1.5, 2.5] | 500 ms [1500, 2500] |") < page.index("| frozen | 16 |")
-    assert page.count("Short of the goal: head frozen: 4.0 times faster, 1.0 times smaller.") == 1
+        cj_grpo.reference_logps(tiny_model(0), random_trajectory(0, 1, config), config)

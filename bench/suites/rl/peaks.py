@@ -1,0 +1,62 @@
+"""Peak memory of an iteration, each side in a process of its own, in which nothing else was allocated before.
+
+It is what an iteration takes beyond weights, gradients and optimizer state, which are there before it begins.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import torch
+
+from ...harness.memory import PeakMeter
+from .case import WARM_UP_STEPS, Case
+from .sides import OurSide, PlainSide
+
+
+def peak_bytes(side: type[OurSide] | type[PlainSide], case: Case) -> int:
+    """Of one iteration of a side, in a new process."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once; each process then starts as a copy, without threads
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(peak_here, side, case, torch.get_num_threads()).result()
+
+
+def peak_here(side: type[OurSide] | type[PlainSide], case: Case, threads: int) -> int:
+    """Of one iteration of a side in this process, after a short one."""
+    torch.set_num_threads(threads)
+    return of_plain(case) if side is PlainSide else of_ours(case)
+
+
+def of_plain(case: Case) -> int:
+    """Bytes at the peak of the released way."""
+    plain, meter = PlainSide(case), PeakMeter(case.device)
+    plain.run(WARM_UP_STEPS)
+    plain.optimizer.zero_grad()
+    meter.start(gradient_bytes(plain.model))
+    plain.run(case.steps)
+    return meter.stop()
+
+
+def of_ours(case: Case) -> int:
+    """Bytes at the peak of our trainer."""
+    ours, meter = OurSide(case, 1), PeakMeter(case.device)
+    found: list[int] = []
+
+    def begin(number: int) -> None:
+        if number:
+            meter.start(gradient_bytes(ours.model))
+
+    def end(number: int, _: dict[str, float]) -> bool:
+        if number:
+            found.append(meter.stop())
+        return True
+
+    ours.run(begin, end)
+    return found[0]
+
+
+def gradient_bytes(model: torch.nn.Module) -> int:
+    """Of the gradients that are not there yet."""
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad and p.grad is None)
