@@ -1,0 +1,116 @@
+"""Whether a published decoder's tokens and confidences are those of `score_rows`, on the same rows of logits.
+
+Greedy tokens must be equal. Draws cannot be: every system has its own random numbers. What can be compared is the
+distribution they come from: our log-prob of our own token gives the normaliser, hence our probability of *their*
+token, which must be their confidence; and their token must not be one that the filters cut. Both comparisons are made
+twice: on the logits as they are timed, where the system's own rounding shows, and on float32 logits, where nearly none
+does. The latter have no ties: a sort cuts ties at the edge of top-p anywhere, and ours keeps all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdlm_fast.ops import RowScores
+
+from ...baselines.score import Scored
+
+FLOAT32 = 1e-4  # the relative difference of probabilities that float32 sums over a vocabulary may make
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What tokens are drawn from.
+
+    Attributes:
+        temperature: 0 is greedy.
+        tempered: whether the system's confidence is that of the tempered, filtered distribution (Dream, MDPO) or of
+            the plain one (LLaDA and its descendants).
+        top_p, top_k: filters, None: off.
+        rounding: roundings to the logits' dtype that may shift a confidence, in units of the dtype's epsilon. A
+            division by the temperature, or noise, in 16 bits shifts a logit near 16 by up to 16 halves of it.
+    """
+
+    temperature: float = 0.0
+    tempered: bool = False
+    top_p: float | None = None
+    top_k: int | None = None
+    rounding: float = 2.0
+
+
+def without_ties(logits: Tensor) -> Tensor:
+    """float32 logits that round to these, mostly, with random digits behind theirs."""
+    generator = torch.Generator(logits.device).manual_seed(3)
+    digits = torch.rand(logits.shape, device=logits.device, generator=generator) - 0.5
+    return logits.float() * (1 + digits * (torch.finfo(logits.dtype).eps / 2))
+
+
+def tolerance(dtype: torch.dtype, rounding: float) -> float:
+    """Relative, of a probability."""
+    return max(FLOAT32, rounding * torch.finfo(dtype).eps)
+
+
+def compare(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distribution) -> float:
+    """The largest relative difference of the probabilities of their tokens.
+
+    Args:
+        logits: [N, V], those that they read.
+        ours, theirs: of these rows.
+
+    Raises:
+        AssertionError: another greedy token, a token that was cut, or a difference beyond rounding.
+    """
+    z = logits.double()  # [N, V]
+    allowed = tolerance(logits.dtype, distribution.rounding)
+    if distribution.temperature == 0:
+        behind = at(z, ours.token) - at(z, theirs.token)
+        assert (behind <= 0).all() or (behind <= allowed).all(), f"other tokens, {behind.max():.2e} nats less likely"
+    else:
+        check_kept(z, theirs.token, distribution, allowed)
+    scale = distribution.temperature if distribution.tempered else 1.0
+    logp = ours.logp_T if distribution.tempered else ours.logp
+    assert logp is not None
+    expected = (logp.double() + (at(z, theirs.token) - at(z, ours.token)) / scale).exp()
+    return relative(theirs.confidence, expected, allowed, "confidence")
+
+
+def compare_statistics(ours: RowScores, theirs: Scored, rounding: float) -> float:
+    """The largest difference of margins and entropies, relative to at least 1/100 (margin) or 1 nat (entropy).
+
+    Raises:
+        AssertionError: it is beyond rounding.
+    """
+    assert ours.margin is not None and theirs.margin is not None
+    assert ours.entropy is not None and theirs.entropy is not None
+    allowed = tolerance(theirs.margin.dtype, rounding)
+    margin = relative(theirs.margin, ours.margin.double(), allowed, "margin", least=1e-2)
+    return max(margin, relative(theirs.entropy, ours.entropy.double(), allowed, "entropy", least=1.0))
+
+
+def check_kept(z: Tensor, token: Tensor, distribution: Distribution, allowed: float) -> None:
+    """Raises AssertionError if a filter should have cut a token."""
+    above = z > at(z, token)[:, None]  # [N, V]
+    if distribution.top_k is not None:
+        # Equal logits after division by the temperature share a rank, so rounding may let some more through.
+        clearly = z > (at(z, token) + allowed)[:, None] if allowed > FLOAT32 else above
+        assert (clearly.sum(-1) < distribution.top_k).all(), "a token beyond top-k"
+    if distribution.top_p is not None:
+        mass = ((z / distribution.temperature).softmax(-1) * above).sum(-1)
+        assert (mass <= distribution.top_p + allowed).all(), f"a token beyond top-p, at {mass.max():.4f}"
+
+
+def relative(theirs: Tensor, expected: Tensor, allowed: float, what: str, least: float = 0.0) -> float:
+    """The largest difference relative to what is expected (float64), or to `least` if that is more."""
+    floor = torch.finfo(theirs.dtype).smallest_normal * torch.finfo(theirs.dtype).eps  # the least number above 0
+    difference = ((theirs.double() - expected).abs() - floor).clamp(min=0)
+    worst = float((difference / expected.abs().clamp(min=max(least, floor))).max())
+    assert worst <= allowed, f"{what} differs by {worst:.2e} of itself, {allowed:.1e} is allowed"
+    return worst
+
+
+def at(z: Tensor, token: Tensor) -> Tensor:
+    """[N] of [N, V] at [N]."""
+    return z.gather(-1, token[:, None])[:, 0]

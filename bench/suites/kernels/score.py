@@ -1,0 +1,223 @@
+"""`score_rows` against what published decoders do with the same logits.
+
+Every variant stands beside the systems that do such work: greedy tokens with their probability, all five statistics,
+draws at a temperature, draws from what top-p or top-k leaves. Arguments are on the device already, as in a decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdlm_fast import ops
+
+from ...baselines import score as baselines
+from ...baselines.score import Scored
+from ...harness.results import OURS
+from ...harness.timing import Candidate
+from ..settings import Cell, Settings
+from . import arena as arenas
+from .agreement import Distribution, compare, compare_statistics, without_ties
+from .cell import KernelCell, Prepared, kernel_cell
+from .grid import CENTRE, Shape, centre, cross
+
+GREEDY, FIVE, SAMPLED = "token, log-prob", "all five", "T=0.7"
+TOP_P, TOP_K = "top-p 0.9, T=0.7", "top-k 50, T=0.7"
+CONTROL = "against itself"
+DRAWN = {"temperature": 0.7, "stats": ("token", "logp", "logp_T")}
+
+#: Keywords of `score_rows` by variant.
+VARIANTS: dict[str, dict[str, Any]] = {
+    GREEDY: {"stats": ("token", "logp")},
+    FIVE: {},
+    SAMPLED: DRAWN,
+    TOP_P: {**DRAWN, "top_p": 0.9},
+    TOP_K: {**DRAWN, "top_k": 50},
+}
+
+LLADA, FAST, DREAM, MDPO, ROLLOUT = "LLaDA", "Fast-dLLM", "Dream", "MDPO", "EOSER/CJ-GRPO rollout"
+DINFER, ARRANGED = "dInfer, torch.compile", "torch.compile, arranged"
+
+#: A slow side runs on so few rows that its temporaries take at most this many bytes, in the small and the full set.
+SMALL_BYTES, FULL_BYTES = 2**28, 2**31
+CHECKED_ROWS = 8
+#: Relative to epsilon of 16-bit logits that were divided by a temperature or filtered by 16-bit sums.
+TEMPERED_ROUNDING = 24.0
+
+#: Why a baseline may be faster.
+FEW_LOGITS = "so few logits that a call's fixed cost decides, and ours checks its arguments in Python"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A system's way.
+
+    Attributes:
+        function: logits [N, V] to `Scored`.
+        distribution: what its tokens are drawn from and its confidence refers to.
+        wide: bytes an element of its temporaries in float64, float32 or int64.
+        narrow: numbers an element of those in the logits' dtype.
+        compiled: whether it is timed under torch.compile.
+    """
+
+    function: Callable[[Tensor], Scored]
+    distribution: Distribution
+    wide: int = 0
+    narrow: int = 1
+    compiled: bool = False
+
+    def timed(self) -> Callable[[Tensor], Scored]:
+        return baselines.compiled(self.function) if self.compiled else self.function
+
+    def rows(self, shape: Shape, settings: Settings) -> int:
+        """How many rows it runs on: all, or a power of two."""
+        most = FULL_BYTES if settings.full else SMALL_BYTES
+        fitting = most // (shape.vocab * (self.wide + self.narrow * shape.dtype.itemsize))
+        return shape.rows if fitting >= shape.rows else 1 << max(0, fitting.bit_length() - 1)
+
+
+PLAIN = Distribution()
+AT_07 = Distribution(0.7)
+
+
+def tempered(top_p: float | None = None, top_k: int | None = None) -> Distribution:
+    return Distribution(0.7, True, top_p, top_k, TEMPERED_ROUNDING)
+
+
+#: By variant. `partial`s are made once, so that torch.compile meets the same function at every shape.
+BASELINES: dict[str, dict[str, Baseline]] = {
+    GREEDY: {
+        LLADA: Baseline(baselines.llada, PLAIN),
+        FAST: Baseline(baselines.fast_dllm, PLAIN, wide=16),
+        DINFER: Baseline(baselines.dinfer, PLAIN, narrow=0, wide=1, compiled=True),
+        ARRANGED: Baseline(baselines.likeliest, PLAIN, narrow=0, wide=1, compiled=True),
+    },
+    FIVE: {
+        DREAM: Baseline(baselines.dream_statistics, PLAIN, wide=8, narrow=4),
+        MDPO: Baseline(baselines.mdpo_statistics, PLAIN, wide=24, narrow=0),
+        ARRANGED: Baseline(baselines.five_statistics, PLAIN, narrow=0, wide=1, compiled=True),
+    },
+    SAMPLED: {
+        LLADA: Baseline(partial(baselines.llada, temperature=0.7), AT_07, wide=40),
+        ROLLOUT: Baseline(partial(baselines.eoser_rollout, temperature=0.7), AT_07, narrow=5),
+        FAST: Baseline(partial(baselines.fast_dllm, temperature=0.7), AT_07, wide=40),
+        DINFER: Baseline(partial(baselines.dinfer, temperature=0.7), AT_07, wide=16, narrow=0, compiled=True),
+        DREAM: Baseline(partial(baselines.dream, temperature=0.7), tempered(), wide=8, narrow=4),
+    },
+    TOP_P: {
+        DREAM: Baseline(partial(baselines.dream, temperature=0.7, top_p=0.9), tempered(0.9), wide=12, narrow=6),
+        MDPO: Baseline(partial(baselines.mdpo, temperature=0.7, top_p=0.9), tempered(0.9), wide=36, narrow=0),
+    },
+    TOP_K: {
+        DREAM: Baseline(partial(baselines.dream, temperature=0.7, top_k=50), tempered(None, 50), wide=8, narrow=5),
+        MDPO: Baseline(partial(baselines.mdpo, temperature=0.7, top_k=50), tempered(None, 50), wide=28, narrow=0),
+    },
+}
+
+
+def cells(settings: Settings) -> Iterator[Cell]:
+    """Three variants over the cross, filters and the control at the centre; in the full set everything everywhere."""
+    for shape in cross(settings):
+        for variant in VARIANTS:
+            if variant in (GREEDY, FIVE, SAMPLED) or shape in centre(settings):
+                yield score_cell(shape, variant, settings)
+        if shape == CENTRE:
+            yield kernel_cell(shape.case("score_rows", CONTROL), partial(control, shape, settings), settings)
+
+
+def score_cell(shape: Shape, variant: str, settings: Settings) -> KernelCell:
+    """A cell of `score_rows`."""
+    return kernel_cell(shape.case("score_rows", variant), partial(prepared, shape, variant, settings), settings)
+
+
+def row_arguments(count: int, device: str, temperature: float | None) -> dict[str, Any]:
+    """What a decoder has on the device already, so that no call fills in defaults."""
+    rows = torch.arange(count, dtype=torch.int32, device=device)
+    return {
+        "rows": rows,
+        "row_sequence": torch.zeros_like(rows),
+        "row_position": rows,
+        "temperature": torch.full((1,), temperature or 0.0, device=device),
+        "seeds": torch.ones(1, dtype=torch.int64, device=device),
+        "step": torch.zeros(1, dtype=torch.int32, device=device),
+        "sample": temperature is not None,
+    }
+
+
+def ours(variant: str, rows: int, device: str) -> Callable[[Tensor], ops.RowScores]:
+    """`score_rows` of logits [rows, V]."""
+    keywords = VARIANTS[variant]
+    return partial(ops.score_rows, **(keywords | row_arguments(rows, device, keywords.get("temperature"))))
+
+
+def prepared(shape: Shape, variant: str, settings: Settings) -> Prepared:
+    """Ours and the systems that do this work."""
+    arena, device = arenas.arena(shape.dtype, settings.device), settings.device
+    chosen = {name: b for name, b in BASELINES[variant].items() if worth_timing(b, shape, variant, settings)}
+    score = ours(variant, shape.rows, device)
+
+    def window(i: int) -> Tensor:
+        return arena.window(i, shape.rows, shape.vocab)
+
+    candidates = [Candidate(OURS, lambda i: score(window(i)))]
+    peaks: dict[str, Callable[[], object]] = {OURS: lambda: score(window(0))}
+    for name, baseline in chosen.items():
+        rows, run = baseline.rows(shape, settings), baseline.timed()
+        part = None if rows == shape.rows else f"{rows} of {shape.rows} rows"
+        call = partial(run_part, run, window, rows)
+        candidates.append(Candidate(name, call, factor=shape.rows / rows, extrapolated_from=part))
+        peaks[name] = partial(call, 0)
+
+    def check() -> dict[str, str]:
+        z = window(0)[:CHECKED_ROWS]
+        compared = ours(variant, len(z), device)
+        return {name: agreement(z, compared, baseline) for name, baseline in chosen.items()}
+
+    work = {"bytes": float(shape.nbytes), "tokens": float(shape.rows)}
+    return Prepared(candidates, check, work, window, peaks, dict.fromkeys(chosen, FEW_LOGITS))
+
+
+def run_part(run: Callable[[Tensor], Scored], window: Callable[[int], Tensor], rows: int, i: int) -> Scored:
+    """A system on the first rows of the i-th window."""
+    return run(window(i)[:rows])
+
+
+def worth_timing(baseline: Baseline, shape: Shape, variant: str, settings: Settings) -> bool:
+    """The small set spares compilations: one serves the greedy variants over the cross, but one row, a vocabulary of a
+    thousand and each dtype need another; the system's own forms are compiled for the centre alone."""
+    if not baseline.compiled or settings.full:
+        return True
+    arranged = baseline.function in (baselines.likeliest, baselines.five_statistics)
+    return shape == CENTRE or (arranged and shape.dtype == CENTRE.dtype and shape.rows > 1 and shape.vocab > 1_000)
+
+
+def agreement(logits: Tensor, score: Callable[[Tensor], ops.RowScores], baseline: Baseline) -> str:
+    """Compares a system's scores of these rows with ours, as they are and in float32 without ties.
+
+    Raises:
+        AssertionError: they differ beyond rounding.
+    """
+    found = {}
+    for z, run in ((without_ties(logits), baseline.function), (logits, baseline.timed())):
+        reference, theirs = score(z), run(z)
+        worst = compare(z, reference, theirs, baseline.distribution)
+        if theirs.margin is not None:
+            worst = max(worst, compare_statistics(reference, theirs, baseline.distribution.rounding))
+        found[str(z.dtype).removeprefix("torch.")] = worst
+    tokens = "equal tokens" if baseline.distribution.temperature == 0 else "the same probability of its draws"
+    if baseline.distribution.temperature > 0 and torch.equal(theirs.token, logits.argmax(-1)):
+        tokens = "its argmax, as its sampler refuses sums of 16-bit probabilities; the same probability of it"
+    return f"{tokens}; relative difference {', '.join(f'{worst:.0e} in {name}' for name, worst in found.items())}"
+
+
+def control(shape: Shape, settings: Settings) -> Prepared:
+    """Ours twice, in the same rounds: what differs is the method's own error."""
+    single = prepared(shape, GREEDY, settings)
+    first = single.candidates[0]
+    again = Candidate(f"{OURS} again", first.call)
+    return Prepared([first, again], dict, single.work)
