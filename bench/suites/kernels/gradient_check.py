@@ -1,0 +1,110 @@
+"""Log-probs, entropies and gradients of all sides against float64, before any is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...harness.results import OURS
+
+#: What a side computes from the i-th inputs: log-probs [N] first, then entropies [N], or the gradient of every input.
+Call = Callable[[int], tuple[Tensor, ...]]
+
+CHUNK = 64  # rows in float64 at a time
+#: How far log-probs and entropies may be off, nats: logits up to 16, log-probs under -16 and the terms of an entropy
+#: are rounded to the inputs' dtype.
+MOST_NATS = {torch.float32: 1e-4, torch.float16: 0.025, torch.bfloat16: 0.2}
+#: How far gradients may be off, a share of their norm; they are rounded to the inputs' dtype.
+MOST_RELATIVE = {torch.float32: 1e-5, torch.float16: 0.003, torch.bfloat16: 0.02}
+SLACK = 1e-6  # an ulp of a log-prob near 12
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What all sides are given.
+
+    Attributes:
+        inputs: of the i-th call: (logits [N, V],), or (hidden [N, H], weight [V, H]).
+        targets: int64 [N].
+        upstream: float32 [N], gradients that come back to the log-probs.
+    """
+
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    targets: Tensor
+    upstream: Tensor
+
+
+def true_values(problem: Problem) -> tuple[Tensor, ...]:
+    """float64 log-probs [N] and entropies [N] of call 0."""
+    parts = []
+    for rows, log_p in true_log_softmax(problem):
+        chosen = log_p.gather(1, problem.targets[rows, None])[:, 0]
+        parts.append((chosen, -(log_p.exp() * log_p).sum(-1)))
+    return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
+
+
+def true_gradients(problem: Problem) -> tuple[Tensor, ...]:
+    """float64 log-probs [N], and the gradients of call 0's inputs."""
+    first, *weight = (tensor.double() for tensor in problem.inputs(0))
+    logps, grads = [], [torch.zeros_like(tensor) for tensor in (first, *weight)]
+    for rows, log_p in true_log_softmax(problem):
+        targets, upstream = problem.targets[rows, None], problem.upstream[rows, None].double()
+        logps.append(log_p.gather(1, targets)[:, 0])
+        grad_logits = (-upstream * log_p.exp()).scatter_add_(1, targets, upstream)  # [n, V]
+        if weight:
+            grads[0][rows] = grad_logits @ weight[0]
+            grads[1].addmm_(grad_logits.t(), first[rows])
+        else:
+            grads[0][rows] = grad_logits
+    return torch.cat(logps), *grads
+
+
+def true_log_softmax(problem: Problem) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of at most CHUNK rows, and the float64 log-softmax [n, V] of their logits in call 0."""
+    first, *weight = problem.inputs(0)
+    wide = [tensor.double().t() for tensor in weight]
+    for start in range(0, first.shape[0], CHUNK):
+        rows = slice(start, start + CHUNK)
+        part = first[rows].double()
+        yield rows, (part @ wide[0] if wide else part).log_softmax(-1)
+
+
+def check(calls: Mapping[str, Call], truth: tuple[Tensor, ...], dtype: torch.dtype, plain: str) -> dict[str, str]:
+    """How far every side is from the truth.
+
+    Args:
+        calls: by side.
+        truth: float64, in the order of a call's outputs; what a call leaves out is not compared.
+        dtype: of the inputs.
+        plain: the side that is plain PyTorch in this dtype: ours may be off twice as far.
+
+    Raises:
+        AssertionError: a side is off further than its dtype explains, or ours further than plain PyTorch allows.
+    """
+    found = {name: [distance(*pair) for pair in zip(call(0), truth, strict=False)] for name, call in calls.items()}
+    for name, errors in found.items():
+        for k, error in enumerate(errors):
+            limit = (MOST_NATS if truth[k].dim() == 1 else MOST_RELATIVE)[dtype]
+            if name == OURS:
+                limit = min(limit, 2 * found[plain][k] + SLACK)
+            assert error <= limit, f"{name}: output {k} is off float64 by {error:.1e}, more than {limit:.1e}"
+    return {name: describe(errors, truth) for name, errors in found.items()}
+
+
+def distance(value: Tensor, truth: Tensor) -> float:
+    """Largest difference of values [N]; of gradients [n, m] the norm of the difference over that of the truth."""
+    if truth.dim() == 1:
+        return float((value.double() - truth).abs().max())
+    parts = zip(value.split(CHUNK), truth.split(CHUNK), strict=True)
+    return sum(float((a.double() - b).square().sum()) for a, b in parts) ** 0.5 / float(truth.norm())
+
+
+def describe(errors: Sequence[float], truth: Sequence[Tensor]) -> str:
+    """E.g. "float64's to 2.1e-07 nats, gradients to 3.0e-05 of their norm"."""
+    values = [error for error, true in zip(errors, truth, strict=False) if true.dim() == 1]
+    gradients = [error for error, true in zip(errors, truth, strict=False) if true.dim() == 2]
+    text = f"float64's to {max(values):.1e} nats"
+    return f"{text}, gradients to {max(gradients):.1e} of their norm" if gradients else text
