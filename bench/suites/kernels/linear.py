@@ -1,0 +1,168 @@
+"""Scores from hidden states: `linear_score_rows` against the library's product and what decoders do with its logits.
+
+Weights are windows of the arena, so that every call streams its weight from memory, as a decode step does whose body
+has just used the cache. Hidden states are scaled so that logits have the arena's spread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mdlm_fast import ops
+
+from ...baselines.score import Scored, fast_dllm, llada
+from ...harness.results import OURS
+from ...harness.timing import Candidate
+from ..settings import Settings
+from . import arena as arenas
+from .agreement import at
+from .cell import KernelCell, Prepared, kernel_cell
+from .grid import Shape, centre, cross
+
+GREEDY, SAMPLED = "token, log-prob", "T=0.7"
+TEMPERATURE = 0.7
+ALONE, LIBRARY = "library GEMM alone", "library GEMM + ours"
+FLOAT32 = 1e-5  # nats that two float32 products may differ by at logits up to 16
+HIDDEN = 256  # width of the hidden states; the full set also has four times this
+MOST_GUMBEL_ROWS = 128  # of LLaDA's float64 noise, whose temporaries are some 120 bytes an element
+
+
+#: From logits [N, V] to scores.
+Decoder = Callable[[Tensor], Scored]
+
+#: From hidden [N, H] and weight [V, H] to scores: ours, a published decoder's, or only logits.
+Side = Callable[[Tensor, Tensor], Any]
+
+
+def hidden_states(rows: int, depth: int, dtype: torch.dtype, device: str) -> Tensor:
+    """[rows, depth], which a weight from the arena turns into logits of the arena's spread."""
+    generator = torch.Generator(device).manual_seed(2)
+    return torch.randn(rows, depth, device=device, generator=generator).mul_(depth**-0.5).to(dtype)
+
+
+def cells(settings: Settings) -> Iterator[KernelCell]:
+    """All shapes at H = HIDDEN; in the full set also those of the small set at four times that."""
+    small = replace(settings, full=False)
+    for shape in cross(settings):
+        yield head_cell(shape, HIDDEN, GREEDY, settings)
+    for shape in centre(settings):
+        yield head_cell(shape, HIDDEN, SAMPLED, settings)
+    if settings.full:
+        for variant, shape in itertools.product((GREEDY, SAMPLED), cross(small)):
+            yield head_cell(shape, 4 * HIDDEN, variant, settings)
+
+
+def head_cell(shape: Shape, depth: int, variant: str, settings: Settings) -> KernelCell:
+    """A cell of `linear_score_rows`: hidden [rows, depth], weight [vocab, depth]."""
+
+    def prepare() -> Prepared:
+        arena = arenas.arena(shape.dtype, settings.device)
+        hidden = hidden_states(shape.rows, depth, shape.dtype, settings.device)
+
+        def weight(i: int) -> Tensor:
+            return arena.window(i, shape.vocab, depth)
+
+        timed = candidates(variant, hidden, weight)
+        return Prepared(
+            timed,
+            lambda: check(variant, sides(variant), hidden, weight(0)),
+            {
+                "bytes": float(weight(0).nbytes + hidden.nbytes),
+                "operations": 2.0 * shape.elements * depth,
+                "tokens": float(shape.rows),
+            },
+            read=weight,
+            peaks={candidate.name: partial(candidate.call, 0) for candidate in timed},
+            reasons={ALONE: "computes the logits and stops there"},
+        )
+
+    return kernel_cell(shape.case("linear_score_rows", variant) | {"hidden": depth}, prepare, settings)
+
+
+def sides(variant: str) -> dict[str, Side]:
+    """By name. The last is the library's product alone, which scores nothing."""
+    if variant == GREEDY:
+        wanted: dict[str, Any] = {"stats": ("token", "logp")}
+        decoders = {"LLaDA": llada, "Fast-dLLM": fast_dllm}
+    else:
+        wanted = {"stats": ("token", "logp", "logp_T"), "temperature": TEMPERATURE, "seeds": 1}
+        decoders = {"LLaDA": partial(llada, temperature=TEMPERATURE)}
+    return {
+        OURS: partial(ops.linear_score_rows, **wanted),
+        LIBRARY: lambda hidden, weight: ops.score_rows(F.linear(hidden, weight), **wanted),
+        **{name: partial(after_product, decoder) for name, decoder in decoders.items()},
+        ALONE: F.linear,
+    }
+
+
+def after_product(decoder: Decoder, hidden: Tensor, weight: Tensor) -> Scored:
+    """A decoder's scores behind the library's product."""
+    return decoder(F.linear(hidden, weight))
+
+
+def scored_rows(name: str, variant: str, hidden: Tensor) -> Tensor:
+    """The hidden states that a side is given: fewer for LLaDA's noise, which would take gigabytes."""
+    return hidden[:MOST_GUMBEL_ROWS] if (name, variant) == ("LLaDA", SAMPLED) else hidden
+
+
+def candidates(variant: str, hidden: Tensor, weight: Callable[[int], Tensor]) -> list[Candidate]:
+    """The sides on rotating weights."""
+    rows = hidden.shape[0]
+    found = []
+    for name, side in sides(variant).items():
+        part = scored_rows(name, variant, hidden)
+        text = f"{part.shape[0]} of {rows} rows" if part.shape[0] < rows else None
+        call = partial(_call, side, part, weight)
+        found.append(Candidate(name, call, factor=rows / part.shape[0], extrapolated_from=text))
+    return found
+
+
+def _call(side: Side, hidden: Tensor, weight: Callable[[int], Tensor], i: int) -> object:
+    return side(hidden, weight(i))
+
+
+def check(variant: str, sides: Mapping[str, Side], hidden: Tensor, weight: Tensor) -> dict[str, str]:
+    """Compares every side with the library's logits, taken on in float64.
+
+    A greedy token must be of the row's largest logit, or one that rounding cannot tell from it. The probability of the
+    token, drawn or not, must be that of the library's logits to the rounding of one logit, and of the probability.
+    Ours draws the tokens that `score_rows` draws from the library's logits, except where rounding decides; other draws
+    come from another generator.
+
+    Raises:
+        AssertionError: a side gave something else.
+    """
+    logits = F.linear(hidden, weight).double()  # [N, V]
+    log_p, top = logits.log_softmax(-1), logits.amax(-1)
+    precision = torch.finfo(hidden.dtype).eps
+    ulp = precision * top.abs().log2().floor().exp2() if hidden.dtype.itemsize < 4 else torch.full_like(top, FLOAT32)
+    found, tokens = {ALONE: "its logits are what the others are compared with"}, {}
+    for name, side in sides.items():
+        if name == ALONE:
+            continue
+        part = scored_rows(name, variant, hidden)
+        n, scores = part.shape[0], side(part, weight)
+        tokens[name] = token = scores.token.long()
+        logp = scores.confidence.double().log() if isinstance(scores, Scored) else scores.logp.double()
+        off = (logp - at(log_p[:n], token)).abs()
+        assert (off <= ulp[:n] + precision).all(), f"{name}: log-probs are off by up to {float(off.max()):.1e}"
+        found[name] = f"log-probs within {float(off.max()):.1e}"
+        if variant == GREEDY:
+            short = top - at(logits, token)
+            assert (short <= ulp).all(), f"{name}: a logit is {float(short.max()):.1e} under the largest"
+    rows = hidden.shape[0]
+    for name in tokens.keys() - {OURS} if variant == GREEDY else {LIBRARY}:
+        equal = int((tokens[name] == tokens[OURS]).sum())
+        assert variant == GREEDY or rows - equal <= 1 + rows // 8, (
+            f"{name}: {rows - equal} of {rows} draws differ from ours"
+        )
+        found[name] = f"{equal} of {rows} tokens equal, {found[name]}"
+    return found
