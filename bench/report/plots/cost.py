@@ -1,0 +1,170 @@
+"""Cost against size: lines of seconds, with the exponents that fit them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from ...harness.results import OURS, Record
+from .. import wording
+from ..derived import Fit, baselines, fit
+from ..tables_kernels import by_variant
+from ..views import View, along, grouped
+from .picture import Picture, file_name
+from .style import COLUMN, PAGE, PAPER, finish, legend, new_figure, plain_ticks, system
+
+LABEL_SHARE = 0.15  # of an axis lies at least between two labels
+CAPTION = (
+    "Medians with quartiles; both axes are logarithmic. The dashed line is the fit cost ~ size^b over the sizes bound "
+    "by work; b stands beside the line with its standard error (none where two sizes leave no freedom). Hollow: "
+    "extrapolated."
+)
+
+
+def pictures(view: View) -> Iterator[Picture]:
+    """One an op of the kernel suite, one of decoding."""
+    kernels = [record for _, _, chosen in by_variant(view.suite("kernels")) for record in chosen]
+    for op, records in grouped(kernels, lambda record: str(record.case.get("op"))).items():
+        yield from _picture(view, "kernels", op, f"{op}: cost against rows and vocabulary", records, ("rows", "vocab"))
+    yield from _picture(
+        view,
+        "decode",
+        "decode",
+        "A whole decode: cost against length and vocabulary",
+        view.suite("decode"),
+        ("generated", "vocab"),
+    )
+
+
+def _picture(
+    view: View, suite: str, name: str, title: str, records: Sequence[Record], axes: Sequence[str]
+) -> Iterator[Picture]:
+    """A row a variant, a panel an axis along which at least two sizes were measured."""
+    rows = {}
+    for label, chosen in grouped(records, _line).items():
+        lines = {axis: along(chosen, axis) for axis in axes}
+        if any(lines.values()):
+            rows[label] = lines
+    there = [axis for axis in axes if any(lines[axis] for lines in rows.values())]
+    if there:
+        file = file_name(view, f"{suite}-cost-{name}")
+        yield Picture(file, suite, title, CAPTION, draw(title, rows, there, view.machine))
+
+
+def _line(record: Record) -> str:
+    """What the lines of one row of panels have in common."""
+    if record.suite == "kernels":
+        return str(record.case.get("variant", ""))
+    return f"as {record.case.get('decoder', '')}"
+
+
+def draw(
+    title: str, rows: dict[str, dict[str, list[Record]]], axes: Sequence[str], machine: str
+) -> Callable[[], Figure]:
+    """Rows of panels."""
+
+    def drawn() -> Figure:
+        width = PAGE if len(axes) > 1 else COLUMN + 0.6
+        figure, panels = new_figure(len(rows), len(axes), width, 0.7 + 2.5 * len(rows))
+        for line, (label, by_axis) in zip(panels, rows.items(), strict=True):
+            for panel, axis in zip(line, axes, strict=True):
+                if by_axis[axis]:
+                    _panel(panel, by_axis[axis], axis)
+                    panel.set_title(f"{label}\n{_fixed(by_axis[axis], axis)}" if label else _fixed(by_axis[axis], axis))
+                else:
+                    panel.set_visible(False)
+            line[0].set_ylabel("time")
+        legend(figure, *panels.flat)
+        return finish(figure, title, machine)
+
+    return drawn
+
+
+def _fixed(records: Sequence[Record], axis: str) -> str:
+    """The numbers that stay the same along the line."""
+    shown = ("dtype", "rows", "vocab", "hidden", "batch", "generated", "layout", "temperature", "steps", "updates")
+    case = {
+        name: found
+        for name, found in records[0].case.items()
+        if name in shown and name != axis and all(record.case.get(name) == found for record in records)
+    }
+    return wording.described(case)
+
+
+def _panel(axes: Axes, records: Sequence[Record], axis: str) -> None:
+    labels = []
+    names = [OURS, *dict.fromkeys(name for record in records for name in baselines(record))]
+    for name in names:
+        found = [(record.case[axis], record.sides[name]) for record in records if name in record.sides]
+        points = [(size, side.seconds, bool(side.extrapolated_from)) for size, side in found if side.seconds]
+        if not points:
+            continue
+        colour, marker = system(name)
+        sizes = [float(size) for size, _, _ in points]
+        medians = [seconds.median for _, seconds, _ in points]
+        line = fit(sizes, medians)
+        labels.append((medians[-1], exponent(line), colour))
+        low = [seconds.median - seconds.low for _, seconds, _ in points]
+        high = [seconds.high - seconds.median for _, seconds, _ in points]
+        axes.errorbar(sizes, medians, [low, high], color=colour, marker=marker, label=name, capsize=0, elinewidth=2.5)
+        hollow = [(size, seconds.median) for size, seconds, whole in points if whole]
+        axes.plot(*np.reshape(hollow, (-1, 2)).T, marker, color=colour, markerfacecolor=PAPER)
+        if line is not None:
+            ends = np.array([line.first, line.last])
+            axes.plot(ends, line.scale * ends**line.exponent, "--", color=colour, linewidth=0.8)
+    axes.set(xscale="log", yscale="log", xlabel=wording.heading(axis))
+    sizes = [record.case[axis] for record in records]
+    labelled = spaced(sizes)
+    axes.set_xticks(labelled, [_short(size) for size in labelled])
+    axes.set_xticks([size for size in sizes if size not in labelled], minor=True)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(y=0.08)
+    plain_ticks(axes.yaxis, _duration)
+    axes.grid(which="major")
+    _beside(axes, labels)
+
+
+def _duration(value: float) -> str:
+    """A tick's label: "20 µs", "1 ms", "5 s"."""
+    factor, unit = wording.second_unit(value * 1.000001)
+    return f"{value * factor:g} {unit}"
+
+
+def exponent(line: Fit | None) -> str:
+    """Of a fit, with its standard error."""
+    if line is None:
+        return ""
+    if line.error is None:
+        return f"b = {line.exponent:.2f}"
+    return f"b = {line.exponent:.2f} ± " + (f"{line.error:.2f}" if line.error >= 0.005 else "<0.01")
+
+
+def spaced(sizes: Sequence[float]) -> list[float]:
+    """Sizes whose labels do not touch on a logarithmic axis: the largest, then each far enough below."""
+    kept: list[float] = []
+    length = math.log(max(sizes) / min(sizes))
+    for size in sorted(sizes, reverse=True):
+        if not kept or math.log(kept[-1] / size) >= LABEL_SHARE * length:
+            kept.append(size)
+    return kept[::-1]
+
+
+def _beside(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Texts right of the lines' ends, (height, text, colour), moved apart where they would touch."""
+    low, high = np.log(axes.get_ylim())
+    line = 0.085  # a text's height as a share of the panel's
+    top = 1.0 + line
+    for at, text, colour in sorted(labels, reverse=True):
+        share = float((np.log(at) - low) / (high - low))
+        top = min(share, top - line)
+        axes.annotate(text, (1.02, top), xycoords="axes fraction", va="center", color=colour, annotation_clip=False)
+
+
+def _short(size: float) -> str:
+    """A tick's label: 126,464 becomes 126k."""
+    return f"{size / 1000:.0f}k" if size >= 1000 else f"{size:g}"
