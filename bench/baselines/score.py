@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ def columns(z: Tensor) -> Tensor:
 
 
 @cache
-def compiled(function: Callable[..., Scored]) -> Callable[..., Scored]:
-    """The function under torch.compile, for all shapes at once, as dInfer compiles its own. The first call, and the
-    first of a dtype, of one row, or of a vocabulary narrower than a tile of the compiler's, takes seconds."""
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under torch.compile, for all shapes at once, as dInfer compiles its own. The first call takes
+    seconds, and so does the first of another dtype, with one row, or with a row of few columns."""
     return torch.compile(function, dynamic=True)

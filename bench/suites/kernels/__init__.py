@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..settings import Cell, Settings
-from . import ceilings, finish, score
+from . import ceilings, commit, finish, score
 from .grid import DTYPES
 
 #: Modules with `cells(settings)`, in the order in which they run.
-OPS = (ceilings, score, finish)
+OPS = (ceilings, score, finish, commit)
 
 
 def cells(settings: Settings) -> Iterator[Cell]:

@@ -49,8 +49,9 @@ CHECKED_ROWS = 8
 #: Relative to epsilon of 16-bit logits that were divided by a temperature or filtered by 16-bit sums.
 TEMPERED_ROUNDING = 24.0
 
-#: Why a baseline may be faster.
-FEW_LOGITS = "so few logits that a call's fixed cost decides, and ours checks its arguments in Python"
+#: Why a baseline may be faster, and below how many logits that is the reason.
+FIXED_COST = "so few logits that a call's fixed cost decides, and ours checks its arguments in Python"
+FEW_LOGITS = 2**17
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def prepared(shape: Shape, variant: str, settings: Settings) -> Prepared:
         return {name: agreement(z, compared, baseline) for name, baseline in chosen.items()}
 
     work = {"bytes": float(shape.nbytes), "tokens": float(shape.rows)}
-    return Prepared(candidates, check, work, window, peaks, dict.fromkeys(chosen, FEW_LOGITS))
+    reasons = dict.fromkeys(chosen, FIXED_COST) if shape.elements < FEW_LOGITS else {}
+    return Prepared(candidates, check, work, window, peaks, reasons)
 
 
 def run_part(run: Callable[[Tensor], Scored], window: Callable[[int], Tensor], rows: int, i: int) -> Scored:
