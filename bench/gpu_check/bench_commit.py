@@ -95,7 +95,7 @@ def _ours(settings: Settings, backend: str, rule: str, batch: int, length: int) 
 def _baseline(settings: Settings, batch: int, length: int) -> Item:
     def run() -> dict[str, Any]:
         state = State(batch, length, settings.device)
-        call = lambda i: baselines.commit_loop(state.canvas, state.scores, state.tokens, state.quota)  # noqa: E731
+        call = lambda i: baselines.commit_best(state.canvas, state.tokens, state.scores, state.quota)  # noqa: E731
         times = measure(settings, call, calls=1, graph=False, prepare=state.restore)
         return _described("PyTorch", "quota", batch, length) | times
 

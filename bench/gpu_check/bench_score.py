@@ -38,6 +38,7 @@ BASELINES: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "top-k by masking": (baselines.top_k_sample, "top-k"),
     "top-p by sorting": (baselines.top_p_sample, "top-p"),
 }
+WAITING = ("top-k by masking", "top-p by sorting")  # their sampler's check waits for the device: no graphs
 COMPILED = ("softmax + argmax + gather", "fp32 log_softmax, topk, entropy", "float64 Gumbel")
 
 
@@ -107,7 +108,8 @@ def _baseline(settings: Settings, name: str, count: int, width: int, compiled: b
         if compiled:
             torch._dynamo.reset()
             function = torch.compile(function, dynamic=False, backend="eager" if settings.dry else "inductor")
-        times = measure(settings, lambda i: function(inputs[i % len(inputs)]), calls=min(10, len(inputs)))
+        call = lambda i: function(inputs[i % len(inputs)])  # noqa: E731
+        times = measure(settings, call, calls=min(10, len(inputs)), graph=name not in WAITING)
         return _described("torch.compile" if compiled else "PyTorch", name, mode, inputs[0]) | times
 
     return Item(f"PyTorch: {label}, bfloat16 [{count}, {width}]", run)
