@@ -122,5 +122,8 @@ def columns(z: Tensor) -> Tensor:
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function under torch.compile, for all shapes at once, as dInfer compiles its own. The first call takes
-    seconds, and so does the first of another dtype, with one row, or with a row of few columns."""
-    return torch.compile(function, dynamic=True)
+    seconds, and so does the first of another dtype, with one row, or with a row of few columns. Past a limit of such
+    variants torch.compile runs a function uncompiled, without a word; here it may not."""
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=True, fullgraph=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..settings import Cell, Settings
-from . import ceilings, commit, finish, score
+from . import ceilings, commit, finish, linear, logprobs, score
 from .grid import DTYPES
 
 #: Modules with `cells(settings)`, in the order in which they run.
-OPS = (ceilings, score, finish, commit)
+OPS = (ceilings, score, finish, commit, linear, logprobs)
 
 
 def cells(settings: Settings) -> Iterator[Cell]:

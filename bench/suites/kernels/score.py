@@ -43,8 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 LLADA, FAST, DREAM, MDPO, ROLLOUT = "LLaDA", "Fast-dLLM", "Dream", "MDPO", "EOSER/CJ-GRPO rollout"
 DINFER, ARRANGED = "dInfer, torch.compile", "torch.compile, arranged"
 
-#: A slow side runs on so few rows that its temporaries take at most this many bytes, in the small and the full set.
-SMALL_BYTES, FULL_BYTES = 2**28, 2**31
+MOST_TEMPORARIES = 2**28  # bytes; a side that would need more runs on fewer rows
 CHECKED_ROWS = 8
 #: Relative to epsilon of 16-bit logits that were divided by a temperature or filtered by 16-bit sums.
 TEMPERED_ROUNDING = 24.0
@@ -64,6 +63,7 @@ class Baseline:
         wide: bytes an element of its temporaries in float64, float32 or int64.
         narrow: numbers an element of those in the logits' dtype.
         compiled: whether it is timed under torch.compile.
+        across: whether the small set times it at every shape, not at the centre alone.
     """
 
     function: Callable[[Tensor], Scored]
@@ -71,14 +71,14 @@ class Baseline:
     wide: int = 0
     narrow: int = 1
     compiled: bool = False
+    across: bool = True
 
     def timed(self) -> Callable[[Tensor], Scored]:
         return baselines.compiled(self.function) if self.compiled else self.function
 
-    def rows(self, shape: Shape, settings: Settings) -> int:
+    def rows(self, shape: Shape) -> int:
         """How many rows it runs on: all, or a power of two."""
-        most = FULL_BYTES if settings.full else SMALL_BYTES
-        fitting = most // (shape.vocab * (self.wide + self.narrow * shape.dtype.itemsize))
+        fitting = MOST_TEMPORARIES // (shape.vocab * (self.wide + self.narrow * shape.dtype.itemsize))
         return shape.rows if fitting >= shape.rows else 1 << max(0, fitting.bit_length() - 1)
 
 
@@ -95,20 +95,22 @@ BASELINES: dict[str, dict[str, Baseline]] = {
     GREEDY: {
         LLADA: Baseline(baselines.llada, PLAIN),
         FAST: Baseline(baselines.fast_dllm, PLAIN, wide=16),
-        DINFER: Baseline(baselines.dinfer, PLAIN, narrow=0, wide=1, compiled=True),
-        ARRANGED: Baseline(baselines.likeliest, PLAIN, narrow=0, wide=1, compiled=True),
+        DINFER: Baseline(baselines.dinfer, PLAIN, wide=4, narrow=0, compiled=True, across=False),
+        ARRANGED: Baseline(baselines.likeliest, PLAIN, wide=1, narrow=0, compiled=True),
     },
     FIVE: {
         DREAM: Baseline(baselines.dream_statistics, PLAIN, wide=8, narrow=4),
-        MDPO: Baseline(baselines.mdpo_statistics, PLAIN, wide=24, narrow=0),
-        ARRANGED: Baseline(baselines.five_statistics, PLAIN, narrow=0, wide=1, compiled=True),
+        MDPO: Baseline(baselines.mdpo_statistics, PLAIN, wide=24, narrow=0, across=False),
+        ARRANGED: Baseline(baselines.five_statistics, PLAIN, wide=1, narrow=0, compiled=True),
     },
     SAMPLED: {
         LLADA: Baseline(partial(baselines.llada, temperature=0.7), AT_07, wide=40),
         ROLLOUT: Baseline(partial(baselines.eoser_rollout, temperature=0.7), AT_07, narrow=5),
-        FAST: Baseline(partial(baselines.fast_dllm, temperature=0.7), AT_07, wide=40),
-        DINFER: Baseline(partial(baselines.dinfer, temperature=0.7), AT_07, wide=16, narrow=0, compiled=True),
-        DREAM: Baseline(partial(baselines.dream, temperature=0.7), tempered(), wide=8, narrow=4),
+        FAST: Baseline(partial(baselines.fast_dllm, temperature=0.7), AT_07, wide=40, across=False),
+        DINFER: Baseline(
+            partial(baselines.dinfer, temperature=0.7), AT_07, wide=16, narrow=0, compiled=True, across=False
+        ),
+        DREAM: Baseline(partial(baselines.dream, temperature=0.7), tempered(), wide=8, narrow=4, across=False),
     },
     TOP_P: {
         DREAM: Baseline(partial(baselines.dream, temperature=0.7, top_p=0.9), tempered(0.9), wide=12, narrow=6),
@@ -159,7 +161,7 @@ def ours(variant: str, rows: int, device: str) -> Callable[[Tensor], ops.RowScor
 def prepared(shape: Shape, variant: str, settings: Settings) -> Prepared:
     """Ours and the systems that do this work."""
     arena, device = arenas.arena(shape.dtype, settings.device), settings.device
-    chosen = {name: b for name, b in BASELINES[variant].items() if worth_timing(b, shape, variant, settings)}
+    chosen = {name: b for name, b in BASELINES[variant].items() if worth_timing(b, shape, settings)}
     score = ours(variant, shape.rows, device)
 
     def window(i: int) -> Tensor:
@@ -168,7 +170,7 @@ def prepared(shape: Shape, variant: str, settings: Settings) -> Prepared:
     candidates = [Candidate(OURS, lambda i: score(window(i)))]
     peaks: dict[str, Callable[[], object]] = {OURS: lambda: score(window(0))}
     for name, baseline in chosen.items():
-        rows, run = baseline.rows(shape, settings), baseline.timed()
+        rows, run = baseline.rows(shape), baseline.timed()
         part = None if rows == shape.rows else f"{rows} of {shape.rows} rows"
         call = partial(run_part, run, window, rows)
         candidates.append(Candidate(name, call, factor=shape.rows / rows, extrapolated_from=part))
@@ -189,13 +191,13 @@ def run_part(run: Callable[[Tensor], Scored], window: Callable[[int], Tensor], r
     return run(window(i)[:rows])
 
 
-def worth_timing(baseline: Baseline, shape: Shape, variant: str, settings: Settings) -> bool:
-    """The small set spares compilations: one serves the greedy variants over the cross, but one row, a vocabulary of a
-    thousand and each dtype need another; the system's own forms are compiled for the centre alone."""
-    if not baseline.compiled or settings.full:
+def worth_timing(baseline: Baseline, shape: Shape, settings: Settings) -> bool:
+    """The small set spares what takes long: systems that repeat another's passes, and compilations. One compilation
+    serves most of the cross, but one row, a vocabulary of a thousand and each dtype ask for another."""
+    if settings.full or shape == CENTRE:
         return True
-    arranged = baseline.function in (baselines.likeliest, baselines.five_statistics)
-    return shape == CENTRE or (arranged and shape.dtype == CENTRE.dtype and shape.rows > 1 and shape.vocab > 1_000)
+    compiled_already = shape.dtype == CENTRE.dtype and shape.rows > 1 and shape.vocab > 1_000
+    return baseline.across and (compiled_already or not baseline.compiled)
 
 
 def agreement(logits: Tensor, score: Callable[[Tensor], ops.RowScores], baseline: Baseline) -> str:
