@@ -142,15 +142,15 @@ def too_hot(logits: Tensor) -> Scored:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_broken_decoder_is_found(broken: linear.Decoder, dtype: torch.dtype) -> None:
     hidden, weight = problem((ROWS, WIDTH), (VOCABULARY, WIDTH), dtype=dtype).inputs(0)
-    sides = linear.sides(linear.GREEDY) | {"LLaDA": partial(linear.after_product, broken)}
+    sides = linear.sides(linear.GREEDY, ROWS, "cpu") | {"LLaDA": partial(linear.after_product, broken)}
     with pytest.raises(AssertionError, match="LLaDA: "):
         linear.check(linear.GREEDY, sides, hidden * WIDTH**-0.5, weight)
 
 
 def test_other_draws_are_found() -> None:
     hidden, weight = HEAD.inputs(0)
-    sides = linear.sides(linear.SAMPLED)
-    other = partial(linear.sides(linear.SAMPLED)[OURS], seeds=2)
+    sides = linear.sides(linear.SAMPLED, ROWS, "cpu")
+    other = partial(sides[OURS], seeds=torch.tensor([2]))
     with pytest.raises(AssertionError, match="draws differ"):
         linear.check(linear.SAMPLED, sides | {OURS: other}, hidden * WIDTH**-0.5, weight)
 

@@ -7,7 +7,7 @@ has just used the cache. Hidden states are scaled so that logits have the arena'
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mdlm_fast import ops
+from mdlm_fast.doctor import instruction_set
 
 from ...baselines.score import Scored, fast_dllm, llada
 from ...harness.results import OURS
@@ -26,9 +27,8 @@ from . import arena as arenas
 from .agreement import at
 from .cell import KernelCell, Prepared, kernel_cell
 from .grid import Shape, centre, cross
+from .score import FAST, GREEDY, LLADA, SAMPLED, VARIANTS, row_arguments
 
-GREEDY, SAMPLED = "token, log-prob", "T=0.7"
-TEMPERATURE = 0.7
 ALONE, LIBRARY = "library GEMM alone", "library GEMM + ours"
 FLOAT32 = 1e-5  # nats that two float32 products may differ by at logits up to 16
 HIDDEN = 256  # width of the hidden states; the full set also has four times this
@@ -70,10 +70,11 @@ def head_cell(shape: Shape, depth: int, variant: str, settings: Settings) -> Ker
         def weight(i: int) -> Tensor:
             return arena.window(i, shape.vocab, depth)
 
-        timed = candidates(variant, hidden, weight)
+        found = sides(variant, shape.rows, settings.device)
+        timed = candidates(variant, found, hidden, weight)
         return Prepared(
             timed,
-            lambda: check(variant, sides(variant), hidden, weight(0)),
+            lambda: check(variant, found, hidden, weight(0)),
             {
                 "bytes": float(weight(0).nbytes + hidden.nbytes),
                 "operations": 2.0 * shape.elements * depth,
@@ -81,26 +82,34 @@ def head_cell(shape: Shape, depth: int, variant: str, settings: Settings) -> Ker
             },
             read=weight,
             peaks={candidate.name: partial(candidate.call, 0) for candidate in timed},
-            reasons={ALONE: "computes the logits and stops there"},
+            reasons={ALONE: "computes the logits and stops there", **product_reasons((LIBRARY,), hidden)},
         )
 
     return kernel_cell(shape.case("linear_score_rows", variant) | {"hidden": depth}, prepare, settings)
 
 
-def sides(variant: str) -> dict[str, Side]:
-    """By name. The last is the library's product alone, which scores nothing."""
+def sides(variant: str, rows: int, device: str) -> dict[str, Side]:
+    """By name, for hidden states [rows, H]. The last is the library's product alone, which scores nothing."""
+    temperature = VARIANTS[variant].get("temperature")
+    keywords = VARIANTS[variant] | row_arguments(rows, device, temperature)
+    decoders: dict[str, Decoder] = {LLADA: partial(llada, temperature=temperature or 0.0)}
     if variant == GREEDY:
-        wanted: dict[str, Any] = {"stats": ("token", "logp")}
-        decoders = {"LLaDA": llada, "Fast-dLLM": fast_dllm}
-    else:
-        wanted = {"stats": ("token", "logp", "logp_T"), "temperature": TEMPERATURE, "seeds": 1}
-        decoders = {"LLaDA": partial(llada, temperature=TEMPERATURE)}
+        decoders[FAST] = fast_dllm
     return {
-        OURS: partial(ops.linear_score_rows, **wanted),
-        LIBRARY: lambda hidden, weight: ops.score_rows(F.linear(hidden, weight), **wanted),
+        OURS: partial(ops.linear_score_rows, **keywords),
+        LIBRARY: lambda hidden, weight: ops.score_rows(F.linear(hidden, weight), **keywords),
         **{name: partial(after_product, decoder) for name, decoder in decoders.items()},
         ALONE: F.linear,
     }
+
+
+def product_reasons(names: Iterable[str], hidden: Tensor) -> dict[str, str]:
+    """Why these sides, which use the library's product, may be faster than ours on this processor."""
+    if hidden.device.type != "cpu" or hidden.dtype != torch.bfloat16 or not torch.cpu._is_amx_tile_supported():
+        return {}
+    if instruction_set() in (None, "amx"):
+        return {}
+    return dict.fromkeys(names, "the library multiplies bfloat16 on this processor's AMX unit, which ours leaves idle")
 
 
 def after_product(decoder: Decoder, hidden: Tensor, weight: Tensor) -> Scored:
@@ -110,14 +119,16 @@ def after_product(decoder: Decoder, hidden: Tensor, weight: Tensor) -> Scored:
 
 def scored_rows(name: str, variant: str, hidden: Tensor) -> Tensor:
     """The hidden states that a side is given: fewer for LLaDA's noise, which would take gigabytes."""
-    return hidden[:MOST_GUMBEL_ROWS] if (name, variant) == ("LLaDA", SAMPLED) else hidden
+    return hidden[:MOST_GUMBEL_ROWS] if (name, variant) == (LLADA, SAMPLED) else hidden
 
 
-def candidates(variant: str, hidden: Tensor, weight: Callable[[int], Tensor]) -> list[Candidate]:
+def candidates(
+    variant: str, sides: Mapping[str, Side], hidden: Tensor, weight: Callable[[int], Tensor]
+) -> list[Candidate]:
     """The sides on rotating weights."""
     rows = hidden.shape[0]
     found = []
-    for name, side in sides(variant).items():
+    for name, side in sides.items():
         part = scored_rows(name, variant, hidden)
         text = f"{part.shape[0]} of {rows} rows" if part.shape[0] < rows else None
         call = partial(_call, side, part, weight)

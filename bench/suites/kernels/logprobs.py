@@ -26,7 +26,8 @@ from . import arena as arenas
 from .cell import KernelCell, Prepared, kernel_cell
 from .gradient_check import Call, Problem, check, true_gradients, true_values
 from .grid import CENTRE, DTYPES, Shape, cross
-from .linear import HIDDEN, LIBRARY, hidden_states
+from .linear import HIDDEN, LIBRARY, hidden_states, product_reasons
+from .score import FEW_LOGITS, FIXED_COST
 
 FORWARD, BOTH, ENTROPY = "forward", "forward + backward", "log-prob and entropy"
 DENSE, TRL, CHUNKED = "log_softmax + gather", "TRL", "chunked linear cross-entropy"
@@ -73,21 +74,18 @@ WITH_HEAD: dict[str, Function] = {
 }
 
 #: Why a side may be faster than `linear_token_logprobs` with its gradients.
-STORED = (
-    "stores the logits and multiplies three times; ours stores none and multiplies a fourth time to have them again"
-)
-REASONS = dict.fromkeys((LIBRARY, DENSE, TRL), STORED)
+STORED = "stores the logits and has three products; ours stores none and takes a fourth to have them again"
 
 
 def cells(settings: Settings) -> Iterator[KernelCell]:
-    """Both ops, all variants."""
+    """Both ops, all variants; in the small set those without gradients at one shape of logits alone."""
     for shape in cross(settings):
         yield logits_cell(shape, BOTH, settings)
     for shape in cross(settings) if settings.full else (replace(CENTRE, rows=512),):
         for variant in (FORWARD, ENTROPY):
             yield logits_cell(shape, variant, settings)
     for shape, depth in head_shapes(settings):
-        for variant in (FORWARD, BOTH):
+        for variant in (FORWARD, BOTH) if settings.full else (BOTH,):
             yield head_cell(shape, depth, variant, settings)
 
 
@@ -112,6 +110,8 @@ def logits_cell(shape: Shape, variant: str, settings: Settings) -> KernelCell:
         problem = Problem(lambda i: (arena.window(i, shape.rows, shape.vocab),), *upstream(shape, settings))
         work = {"bytes": float(shape.nbytes * (3 if variant == BOTH else 1)), "tokens": float(shape.rows)}
         prepared = prepared_sides(ON_LOGITS[variant], problem, variant, work)
+        if shape.elements < FEW_LOGITS:
+            prepared.reasons = dict.fromkeys((DENSE, TRL), FIXED_COST)
         if variant != BOTH:
             prepared.read = lambda i: arena.window(i, shape.rows, shape.vocab)
         return prepared
@@ -134,15 +134,21 @@ def head_cell(shape: Shape, depth: int, variant: str, settings: Settings) -> Ker
             "tokens": float(shape.rows),
         }
         prepared = prepared_sides(WITH_HEAD, problem, variant, work)
-        if variant == BOTH:
-            prepared.reasons = REASONS
-        else:
+        prepared.reasons = reasons(variant, hidden)
+        if variant != BOTH:
             prepared.read = lambda i: arena.window(i, shape.vocab, depth)
         return prepared
 
     case = shape.case("linear_token_logprobs", variant) | {"hidden": depth}
     gradients = weight_bytes + shape.rows * depth * shape.dtype.itemsize
     return without_gradients(kernel_cell(case, prepare, settings), gradients if variant == BOTH else 0)
+
+
+def reasons(variant: str, hidden: Tensor) -> dict[str, str]:
+    """Why a side may be faster than `linear_token_logprobs`."""
+    stored = dict.fromkeys((LIBRARY, DENSE, TRL), STORED) if variant == BOTH else {}
+    units = product_reasons(WITH_HEAD, hidden)
+    return {name: "; ".join(r[name] for r in (units, stored) if name in r) for name in units | stored}
 
 
 def upstream(shape: Shape, settings: Settings) -> tuple[Tensor, Tensor]:
