@@ -101,8 +101,8 @@ def measure(settings: Settings, case: dict[str, Any], curve: Curve, value: float
         a record whose side has the figures accuracy, accuracy_low and accuracy_high (95% Wilson interval), puzzles,
         forwards (passes of a puzzle, mean), tokens_per_forward, batch_64_puzzles_per_second, batch_64_tokens_per_second
         (the run that gave the accuracy). Where it is timed, `seconds` is the latency of a puzzle decoded alone, over
-        several puzzles, and further figures are latency_seconds (its median), batch_16_puzzles_per_second and
-        batch_16_tokens_per_second. Tokens are all LENGTH of an answer, end tokens too.
+        several puzzles, and further figures are batch_16_puzzles_per_second and batch_16_tokens_per_second. Tokens are
+        all LENGTH of an answer, end tokens too.
     """
     model, config = built_in(settings.device), curve.config(value)
     limit = None if settings.full else puzzles
@@ -173,7 +173,6 @@ def time_point(side: Side, answers: Answers, settings: Settings) -> None:
     samples = interleave(candidates, device=settings.device, seconds=settings.seconds)
     side.seconds = Spread.of(samples[names[1]])
     side.agreement = answers.agreement()
-    side.figures["latency_seconds"] = side.seconds.median
     side.figures |= throughput(SMALL_BATCH, SMALL_BATCH / Spread.of(samples[names[SMALL_BATCH]]).median)
 
 

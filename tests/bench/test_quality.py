@@ -29,7 +29,7 @@ def test_figures_of_a_point() -> None:
     assert side.figures["accuracy"] == expected["accuracy"] and side.figures["puzzles"] == 20
     assert side.figures["forwards"] == expected["forwards_per_answer"]
     assert side.figures["tokens_per_forward"] * side.figures["forwards"] == pytest.approx(24)
-    assert side.seconds is not None and side.seconds.median == side.figures["latency_seconds"]
+    assert side.seconds is not None and side.seconds.median > 0
     for batch in (16, 64):
         puzzles, tokens = (side.figures[f"batch_{batch}_{what}_per_second"] for what in ("puzzles", "tokens"))
         assert tokens == pytest.approx(24 * puzzles) and puzzles > 0
@@ -39,7 +39,8 @@ def test_figures_of_a_point() -> None:
 def test_points_off_the_middle_are_not_timed() -> None:
     curve = quality.CURVES[0]
     record = quality.measure(Settings(), {"task": "countdown"}, curve, 2, puzzles=16)
-    assert record.sides["ours"].seconds is None and "latency_seconds" not in record.sides["ours"].figures
+    assert record.sides["ours"].seconds is None
+    assert "batch_16_tokens_per_second" not in record.sides["ours"].figures
 
 
 def test_answers_that_depend_on_the_batch_are_counted() -> None:
