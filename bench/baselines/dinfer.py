@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .llada import gumbel, probability_of, with_masks
+from .score import compiled
 
 Rule = Callable[[Tensor, Tensor, float, int, float], Tensor]
 
@@ -36,7 +37,10 @@ def rule(logits: Tensor, block: Tensor, temperature: float, mask_id: int, thresh
     return torch.where(candidates & (confidence >= least), tokens, block)
 
 
-compiled_rule: Rule = torch.compile(rule, dynamic=True)
+def compiled_rule(logits: Tensor, block: Tensor, temperature: float, mask_id: int, threshold: float) -> Tensor:
+    """`rule` under torch.compile."""
+    result: Tensor = compiled(rule)(logits, block, temperature, mask_id, threshold)
+    return result
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from .passes import passes
 from .shape import Shape
 from .systems import SYSTEMS, Decode, eoser_generate, eoser_rollout
 
-CHECKED_TOKENS = 64
+CHECKED_TOKENS = 32
 #: Noise this small leaves the argmax as it is, but for logits closer than it.
 FADED = 1e-6
 
@@ -74,7 +74,7 @@ def agreement(shape: Shape, device: str) -> str:
 
 def checked(shape: Shape) -> Shape:
     """The decode that stands for `shape` in the check."""
-    return replace(shape, batch=min(shape.batch, 2), generated=CHECKED_TOKENS, prompt=8)
+    return replace(shape, batch=min(shape.batch, 2), generated=CHECKED_TOKENS, prompt=8, block=CHECKED_TOKENS // 2)
 
 
 def _decode(model: Any, decode: Decode, shape: Shape, device: str) -> tuple[Tensor, int]:

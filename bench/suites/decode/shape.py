@@ -31,10 +31,11 @@ class Shape:
         decoder: the baseline's name, of LAYOUTS.
         batch: B, prompts.
         generated: G, tokens after each prompt.
-        layout: "block", blocks of 32 decoded left to right, or "canvas", one block of G.
+        layout: "block", blocks decoded left to right, or "canvas", one block of G.
         temperature: 0 is greedy.
         vocab: V.
         prompt: P, tokens of each prompt.
+        block: tokens of a block.
     """
 
     decoder: str
@@ -44,6 +45,7 @@ class Shape:
     temperature: float = 0.0
     vocab: int = LARGE_VOCAB
     prompt: int = PROMPT
+    block: int = BLOCK
 
     @property
     def steps(self) -> int:
@@ -52,7 +54,7 @@ class Shape:
 
     @property
     def block_length(self) -> int:
-        return min(BLOCK, self.generated) if self.layout == "block" else self.generated
+        return self.block if self.layout == "block" else self.generated
 
     @property
     def half_done(self) -> Shape:
@@ -61,7 +63,9 @@ class Shape:
 
     def case(self) -> dict[str, Any]:
         """As a record has it."""
-        return asdict(self) | {"steps": self.steps}
+        case = asdict(self) | {"steps": self.steps}
+        del case["block"]  # the same in all
+        return case
 
 
 def shapes(full: bool) -> Iterator[Shape]:
