@@ -15,8 +15,8 @@ Call = Callable[[int], tuple[Tensor, ...]]
 
 CHUNK = 64  # rows in float64 at a time
 #: How far log-probs and entropies may be off, nats: logits up to 16, log-probs under -16 and the terms of an entropy
-#: are rounded to the inputs' dtype.
-MOST_NATS = {torch.float32: 1e-4, torch.float16: 0.025, torch.bfloat16: 0.2}
+#: are rounded to the inputs' dtype, and PyTorch's sums over a large vocabulary lose digits in float32 too.
+MOST_NATS = {torch.float32: 5e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 #: How far gradients may be off, a share of their norm; they are rounded to the inputs' dtype.
 MOST_RELATIVE = {torch.float32: 1e-5, torch.float16: 0.003, torch.bfloat16: 0.02}
 SLACK = 1e-6  # an ulp of a log-prob near 12

@@ -24,13 +24,12 @@ from ...harness.results import OURS
 from ...harness.timing import Candidate
 from ..settings import Settings
 from . import arena as arenas
-from .agreement import at
+from .agreement import FLOAT32, at
 from .cell import KernelCell, Prepared, kernel_cell
 from .grid import Shape, centre, cross
 from .score import FAST, GREEDY, LLADA, SAMPLED, VARIANTS, row_arguments
 
 ALONE, LIBRARY = "library GEMM alone", "library GEMM + ours"
-FLOAT32 = 1e-5  # nats that two float32 products may differ by at logits up to 16
 HIDDEN = 256  # width of the hidden states; the full set also has four times this
 MOST_GUMBEL_ROWS = 128  # of LLaDA's float64 noise, whose temporaries are some 120 bytes an element
 
