@@ -6,7 +6,6 @@ has just used the cache. Hidden states are scaled so that logits have the arena'
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,7 +25,7 @@ from ..settings import Settings
 from . import arena as arenas
 from .agreement import FLOAT32, at
 from .cell import KernelCell, Prepared, kernel_cell
-from .grid import Shape, centre, cross
+from .grid import CENTRE, Shape, cross
 from .score import FAST, GREEDY, LLADA, SAMPLED, VARIANTS, row_arguments
 
 ALONE, LIBRARY = "library GEMM alone", "library GEMM + ours"
@@ -48,15 +47,17 @@ def hidden_states(rows: int, depth: int, dtype: torch.dtype, device: str) -> Ten
 
 
 def cells(settings: Settings) -> Iterator[KernelCell]:
-    """All shapes at H = HIDDEN; in the full set also those of the small set at four times that."""
+    """Greedy at all shapes and H = HIDDEN; the full set has sampling, and four times that H, along the cross."""
     small = replace(settings, full=False)
     for shape in cross(settings):
         yield head_cell(shape, HIDDEN, GREEDY, settings)
-    for shape in centre(settings):
+    if not settings.full:
+        yield head_cell(CENTRE, HIDDEN, SAMPLED, settings)
+        return
+    for shape in cross(small):
         yield head_cell(shape, HIDDEN, SAMPLED, settings)
-    if settings.full:
-        for variant, shape in itertools.product((GREEDY, SAMPLED), cross(small)):
-            yield head_cell(shape, 4 * HIDDEN, variant, settings)
+        yield head_cell(shape, 4 * HIDDEN, GREEDY, settings)
+        yield head_cell(shape, 4 * HIDDEN, SAMPLED, settings)
 
 
 def head_cell(shape: Shape, depth: int, variant: str, settings: Settings) -> KernelCell:
