@@ -78,16 +78,17 @@ def compare(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distr
 
 
 def compare_statistics(ours: RowScores, theirs: Scored, rounding: float) -> float:
-    """The largest difference of margins and entropies, relative to at least 1/100 (margin) or 1 nat (entropy).
+    """The largest difference of margins, relative to the best probability, and of entropies, to at least a nat.
 
     Raises:
         AssertionError: it is beyond rounding.
     """
-    assert ours.margin is not None and theirs.margin is not None
-    assert ours.entropy is not None and theirs.entropy is not None
+    assert ours.logp is not None and ours.margin is not None and ours.entropy is not None
+    assert theirs.margin is not None and theirs.entropy is not None
     allowed = tolerance(theirs.margin.dtype, rounding)
-    margin = relative(theirs.margin, ours.margin.double(), allowed, "margin", least=1e-2)
-    return max(margin, relative(theirs.entropy, ours.entropy.double(), allowed, "entropy", least=1.0))
+    best, nat = ours.logp.double().exp(), torch.ones_like(ours.logp)
+    margin = relative(theirs.margin, ours.margin.double(), allowed, "margin", best)
+    return max(margin, relative(theirs.entropy, ours.entropy.double(), allowed, "entropy", nat))
 
 
 def check_kept(z: Tensor, token: Tensor, distribution: Distribution, allowed: float) -> None:
@@ -102,11 +103,12 @@ def check_kept(z: Tensor, token: Tensor, distribution: Distribution, allowed: fl
         assert (mass <= distribution.top_p + allowed).all(), f"a token beyond top-p, at {mass.max():.4f}"
 
 
-def relative(theirs: Tensor, expected: Tensor, allowed: float, what: str, least: float = 0.0) -> float:
-    """The largest difference relative to what is expected (float64), or to `least` if that is more."""
+def relative(theirs: Tensor, expected: Tensor, allowed: float, what: str, least: Tensor | None = None) -> float:
+    """The largest difference relative to what is expected (float64 [N]), or to `least` [N] where that is more."""
     floor = torch.finfo(theirs.dtype).smallest_normal * torch.finfo(theirs.dtype).eps  # the least number above 0
     difference = ((theirs.double() - expected).abs() - floor).clamp(min=0)
-    worst = float((difference / expected.abs().clamp(min=max(least, floor))).max())
+    scale = expected.abs() if least is None else torch.maximum(expected.abs(), least)
+    worst = float((difference / scale.clamp(min=floor)).max())
     assert worst <= allowed, f"{what} differs by {worst:.2e} of itself, {allowed:.1e} is allowed"
     return worst
 

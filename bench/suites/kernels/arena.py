@@ -7,8 +7,6 @@ cache and each call reads the next window.
 
 from __future__ import annotations
 
-import gc
-
 import torch
 from torch import Tensor
 
@@ -71,7 +69,6 @@ def release() -> None:
     """Frees the arena."""
     global _current
     _current = None
-    gc.collect()
 
 
 def size(device: str) -> int:
