@@ -63,7 +63,7 @@ def cpu_model() -> str:
 
 
 def instruction_set() -> str | None:
-    """What the compiled CPU kernels run with ("avx512", "avx2", "portable"), or None if there are none."""
+    """What the compiled CPU kernels run with ("amx", "avx512", "avx2", "portable"), or None if there are none."""
     import torch
 
     namespace = torch.ops.mdlm_fast_cpp

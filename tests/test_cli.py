@@ -160,7 +160,7 @@ def test_doctor_says_what_is_there_and_why_not_the_rest(capsys: pytest.CaptureFi
     assert backends["reference"]["available"]
     assert all(backend["available"] or backend["reason"] for backend in backends.values())
     if backends["cpp"]["available"]:
-        assert found["cpu"]["instructions"] in ("avx512", "avx2", "portable")
+        assert found["cpu"]["instructions"] in ("amx", "avx512", "avx2", "portable")
     status, out, _ = run(capsys, "doctor")
     assert status == 0
     for word in ("python", "torch", "triton", "nvcc", "threads", "instructions", "reference"):

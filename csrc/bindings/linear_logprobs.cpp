@@ -45,9 +45,7 @@ struct Call {
   }
 
   cpu::HiddenRows gather() const {
-    cpu::HiddenRows gathered(hidden.dtype, count(), depth);
-    for (int64_t n = 0; n < count(); ++n) gathered.set(n, hidden.row(targets.rows[live[n]]));
-    return gathered;
+    return cpu::HiddenRows(hidden.dtype, count(), depth, [&](int64_t n) { return hidden.row(targets.rows[live[n]]); });
   }
 
   cpu::LogprobRows rows(const cpu::HiddenRows& gathered) const {
@@ -69,7 +67,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs(Tensor hidden, Tensor w
     cpu::linear_logprob_tiles(head, call.rows(gathered), need_entropy, stats.data(), target_logit.data(),
                               parallel_for());
   } else {
-    const cpu::HiddenRows none(head.dtype, 0, 0);
+    const cpu::HiddenRows none(head.dtype, 0, 0, nullptr);
     LibraryHead(hidden, call.weight, bias, call.hidden, call.targets.rows, call.live)
         .logprob_tiles(call.rows(none), need_entropy, stats.data(), target_logit.data());
   }
@@ -138,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_token_logprobs_backward(
     cpu::linear_logprob_gradients(call.head(bias), call.rows(gathered), gradients.data(), need_entropy, out,
                                   parallel_for());
   } else if (any) {
-    const cpu::HiddenRows none(call.hidden.dtype, 0, 0);
+    const cpu::HiddenRows none(call.hidden.dtype, 0, 0, nullptr);
     LibraryHead(hidden, call.weight, bias, call.hidden, call.targets.rows, call.live)
         .gradients(call.rows(none), gradients.data(), need_entropy, out, grad_weight);
   }

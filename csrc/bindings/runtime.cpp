@@ -4,13 +4,13 @@
 
 #include <string>
 
-#include "cpu/score_kernels.h"
+#include "cpu/instruction_set.h"
 
 namespace mdlm_fast {
 namespace {
 
-// "avx512", "avx2" or "portable": what the scoring kernels run with on this processor.
-std::string cpu_isa() { return cpu::score_kernels().name; }
+// "amx", "avx512", "avx2" or "portable": what the kernels run with on this processor.
+std::string cpu_isa() { return cpu::name(cpu::instruction_set()); }
 
 }  // namespace
 

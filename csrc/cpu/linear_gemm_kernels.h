@@ -16,7 +16,6 @@ namespace {
 
 // 12 rows x 2 registers of accumulators, 2 of B, 1 broadcast of A: 27 of the 32 registers.
 constexpr int kMaxRows = 12;
-constexpr std::int64_t kUnitsAtOnce = 256;
 
 // Transposes a 16 x 16 block of units held one row per register.
 inline void transpose16(__m512i (&r)[16]) {
@@ -96,6 +95,14 @@ void pack(const void* source_memory, std::int64_t row_stride, std::int64_t colum
   const __mmask32 mask = columns >= 32 ? 0xffffffffu : (1u << columns) - 1;
   for (std::int64_t k = 0; k < depth; k += Type::kPerUnit)
     Type::pack_row(source + k * row_stride, row_stride, mask, depth - k, panel + k / Type::kPerUnit * kPanelColumns);
+}
+
+// A panel of S, read with unit row stride, is S^T.
+template <class Type>
+UnitMatrix transpose(const void* source, std::int64_t row_stride, std::int64_t columns, std::int64_t depth,
+                     std::uint32_t* memory) {
+  pack<Type>(source, row_stride, columns, depth, memory);
+  return {memory, 1, kPanelColumns};
 }
 
 inline __mmask16 half_mask(std::int64_t columns, int half) {
@@ -199,7 +206,7 @@ void add(const UnitMatrix& a, std::int64_t rows, std::int64_t num_units, const s
 
 template <class Type>
 constexpr GemmKernels make_gemm_kernels() {
-  return {pack_transposed<Type>, pack<Type>, multiply<Type>, add<Type>};
+  return {64, pack_transposed<Type>, pack<Type>, transpose<Type>, multiply<Type>, nullptr, add<Type>};
 }
 
 }  // namespace

@@ -13,8 +13,13 @@ namespace {
 constexpr std::int64_t kChunkBytes = std::int64_t{16} << 20;
 // Rows whose part of dX one task accumulates.
 constexpr std::int64_t kRowsPerTask = 512;
-// Depth of the panels of X that dW reads: 64 KB in bf16.
-constexpr std::int64_t kDepthAtOnce = 1024;
+// Depth that products take at a time, of rows in dW and of ids in dX: a panel of it, 32 KB in bf16, fits the L1 cache,
+// and what it is multiplied with, 512 rows or so, the L2 cache. A whole number of `kUnitsAtOnce`, so that sums do not
+// depend on it.
+constexpr std::int64_t kDepthAtOnce = 512;
+static_assert(units(DType::kBFloat16, kDepthAtOnce) % kUnitsAtOnce == 0 && kTileColumns % kDepthAtOnce == 0);
+// Between rows of dZ: a stride of a power of two would map a column of it to a few sets of the caches.
+constexpr std::int64_t kGapBytes = 64;
 
 class Backward {
  public:
@@ -24,8 +29,9 @@ class Backward {
         need_entropy_(need_entropy), out_(out), parallel_for_(parallel_for),
         tiles_at_once_(std::clamp<std::int64_t>(kChunkBytes / (rows.count * kTileColumns * head.element()), 1,
                                                 head.tiles())),
-        stride_(tiles_at_once_ * kTileColumns), grad_logits_(rows.count * stride_ * head.element()),
-        hidden_panels_(out.grad_weight == nullptr ? 0 : rows_units() * panels() * kPanelColumns) {
+        stride_(tiles_at_once_ * kTileColumns + kGapBytes / head.element()), grad_logits_(rows.count * stride_ * head.element()),
+        hidden_panels_(out.grad_weight == nullptr ? 0 : block_size(rows.count / kDepthAtOnce * kDepthAtOnce) +
+                                                            block_size(rows.count % kDepthAtOnce)) {
     if (out.grad_weight != nullptr) pack_hidden();
   }
 
@@ -43,17 +49,14 @@ class Backward {
 
  private:
   std::int64_t panels() const { return (head_.depth + kPanelColumns - 1) / kPanelColumns; }
-  std::int64_t rows_units() const {
-    const std::int64_t whole = rows_.count / kDepthAtOnce;
-    return whole * units(head_.dtype, kDepthAtOnce) + units(head_.dtype, rows_.count % kDepthAtOnce);
-  }
+  // Of the panels of X over `rows` of its rows.
+  std::int64_t block_size(std::int64_t rows) const { return panels() * panel_size(head_.dtype, rows); }
   char* grad_logits(std::int64_t row, std::int64_t column) const {
     return grad_logits_.data() + (row * stride_ + column) * head_.element();
   }
   // X as panels over rows: block of rows, then panel of columns.
   std::uint32_t* hidden_panel(std::int64_t first_row, std::int64_t rows, std::int64_t panel) const {
-    const std::int64_t before = first_row / kDepthAtOnce * units(head_.dtype, kDepthAtOnce) * panels();
-    return hidden_panels_.data() + (before + panel * units(head_.dtype, rows)) * kPanelColumns;
+    return hidden_panels_.data() + block_size(first_row) + panel * panel_size(head_.dtype, rows);
   }
 
   void pack_hidden() {
@@ -84,25 +87,25 @@ class Backward {
   void write_weight_and_bias() {
     const std::int64_t tasks = (columns_ + kPanelColumns - 1) / kPanelColumns;
     parallel_for_(0, tasks, 1, [&](std::int64_t begin, std::int64_t end) {
-      Buffer<std::uint32_t> panel(units(head_.dtype, std::min(kDepthAtOnce, rows_.count)) * kPanelColumns);
+      Buffer<std::uint32_t> transposed(panel_size(head_.dtype, std::min(kDepthAtOnce, rows_.count)));
       std::vector<float> weight(static_cast<std::size_t>(out_.grad_weight != nullptr ? kPanelColumns * head_.depth : 0));
       for (std::int64_t task = begin; task < end; ++task) {
         const std::int64_t column = task * kPanelColumns;
         const std::int64_t columns = std::min(kPanelColumns, columns_ - column);
-        if (out_.grad_weight != nullptr) write_weight(column, columns, panel.data(), weight);
+        if (out_.grad_weight != nullptr) write_weight(column, columns, transposed.data(), weight);
         if (out_.grad_bias != nullptr) write_bias(column, columns);
       }
     });
   }
 
-  // 32 rows of dW. The panel of dZ over rows is B's layout; read with unit row stride it is A = dZ^T.
-  void write_weight(std::int64_t column, std::int64_t columns, std::uint32_t* panel, std::vector<float>& sums) {
+  // 32 rows of dW.
+  void write_weight(std::int64_t column, std::int64_t columns, std::uint32_t* transposed, std::vector<float>& sums) {
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (std::int64_t first = 0; first < rows_.count; first += kDepthAtOnce) {
       const std::int64_t count = std::min(kDepthAtOnce, rows_.count - first);
-      kernels_.pack(grad_logits(first, column), stride_, columns, count, panel);
+      const UnitMatrix a = kernels_.transpose(grad_logits(first, column), stride_, columns, count, transposed);
       for (std::int64_t p = 0; p < panels(); ++p)
-        kernels_.add({panel, 1, kPanelColumns}, columns, units(head_.dtype, count), hidden_panel(first, count, p),
+        kernels_.add(a, columns, units(head_.dtype, count), hidden_panel(first, count, p),
                      std::min(kPanelColumns, head_.depth - p * kPanelColumns), sums.data() + p * kPanelColumns,
                      head_.depth);
     }
@@ -129,21 +132,20 @@ class Backward {
   void add_hidden() {
     const std::int64_t groups = (rows_.count + kRowsPerTask - 1) / kRowsPerTask;
     parallel_for_(0, groups * panels(), 1, [&](std::int64_t begin, std::int64_t end) {
-      Buffer<std::uint32_t> panel(units(head_.dtype, kTileColumns) * kPanelColumns);
-      for (std::int64_t task = begin; task < end; ++task) {
-        const std::int64_t first = task / panels() * kRowsPerTask, column = task % panels() * kPanelColumns;
-        const std::int64_t count = std::min(kRowsPerTask, rows_.count - first);
-        const std::int64_t columns = std::min(kPanelColumns, head_.depth - column);
-        for (std::int64_t tile = first_tile_; tile < end_tile_; ++tile) {
-          kernels_.pack(head_.weight_at(tile * kTileColumns, column), head_.weight_stride, columns,
-                        head_.columns(tile), panel.data());
-          const char* from = grad_logits(first, (tile - first_tile_) * kTileColumns);
-          kernels_.add({reinterpret_cast<const std::uint32_t*>(from), stride_ * head_.element() / 4, 1}, count,
-                       units(head_.dtype, head_.columns(tile)), panel.data(), columns,
-                       out_.grad_hidden + first * head_.depth + column, head_.depth);
-        }
-      }
+      Buffer<std::uint32_t> panel(panel_size(head_.dtype, kDepthAtOnce));
+      for (std::int64_t id = 0; id < columns_; id += kDepthAtOnce)
+        for (std::int64_t task = begin; task < end; ++task)
+          add_hidden(id, task / panels() * kRowsPerTask, task % panels() * kPanelColumns, panel.data());
     });
+  }
+
+  // What 512 ids from `id` of the chunk on contribute to 512 rows and 32 columns of dX.
+  void add_hidden(std::int64_t id, std::int64_t first, std::int64_t column, std::uint32_t* panel) {
+    const std::int64_t ids = std::min(kDepthAtOnce, columns_ - id), rows = std::min(kRowsPerTask, rows_.count - first);
+    const std::int64_t columns = std::min(kPanelColumns, head_.depth - column);
+    kernels_.pack(head_.weight_at(first_id_ + id, column), head_.weight_stride, columns, ids, panel);
+    kernels_.add({reinterpret_cast<const std::uint32_t*>(grad_logits(first, id)), stride_ * head_.element() / 4, 1}, rows,
+                 units(head_.dtype, ids), panel, columns, out_.grad_hidden + first * head_.depth + column, head_.depth);
   }
 
   const LinearHead& head_;

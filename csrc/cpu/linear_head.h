@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <new>
 
@@ -21,6 +22,7 @@ struct LinearHead {
   std::int64_t element() const { return static_cast<std::int64_t>(size_of(dtype)); }
   std::int64_t tiles() const { return (vocabulary + kTileColumns - 1) / kTileColumns; }
   std::int64_t columns(std::int64_t tile) const;  // of a tile: 2048, fewer in the last
+  std::int64_t rows_at_once() const { return gemm_kernels(dtype)->rows_at_once; }
   // Weight from one row and column on, as bytes.
   const char* weight_at(std::int64_t id, std::int64_t column) const {
     return static_cast<const char*>(weight) + (id * weight_stride + column) * element();
@@ -45,39 +47,44 @@ class Buffer {
 // Rows of hidden states as units of 32 bits, [rows, units], an odd last bf16 paired with zero.
 class HiddenRows {
  public:
-  HiddenRows(DType dtype, std::int64_t rows, std::int64_t depth);
-  void set(std::int64_t row, const void* source);
+  // Row n is copied from source(n).
+  using Source = std::function<const void*(std::int64_t)>;
+  HiddenRows(DType dtype, std::int64_t rows, std::int64_t depth, const Source& source);
   std::int64_t num_units() const { return units_; }
   UnitMatrix from(std::int64_t first) const { return {data_.data() + first * units_, units_, 1}; }
+  // Transposed panels of 32 rows, where the kernels multiply the weight as it lies in memory.
+  const std::uint32_t* panels() const { return panels_.data(); }
 
  private:
-  std::int64_t row_bytes_, units_;
-  Buffer<std::uint32_t> data_;
+  std::int64_t units_;
+  Buffer<std::uint32_t> data_, panels_;
 };
-
-// Rows computed together: their logits of a tile, 256 KB in bf16, stay in the L2 cache until they have been used, and
-// each packed panel of the weight is used often enough to hide that it comes from further away.
-constexpr std::int64_t kRowsAtOnce = 64;
 
 // Computes tiles of logits; one a thread, because it owns the packed weight.
 class HeadTile {
  public:
   explicit HeadTile(const LinearHead& head) : head_(head), kernels_(*gemm_kernels(head.dtype)) {}
 
-  // Logits of rows [first, first + count), count <= kRowsAtOnce: out[row][kTileColumns]; and of a second set of rows
-  // unless it is null. Packing and multiplying alternate panel by panel, so the weight streams through the L1 cache.
+  // Logits of rows [first, first + count), count <= rows_at_once(): out[row][kTileColumns]; and of a second set of rows
+  // unless it is null. Both sets take turns within a tile, so the weight streams through the caches once.
   void stream(std::int64_t tile, const HiddenRows& rows, const HiddenRows* guidance, std::int64_t first,
               std::int64_t count, void* out, void* guidance_out);
 
-  // For more rows than that: pack the whole tile once, then multiply block after block.
+  // For more rows than that: pack the whole tile once (where it is packed), then multiply block after block.
   void load(std::int64_t tile);
   void multiply(const HiddenRows& rows, std::int64_t first, std::int64_t count, void* out) const;
 
  private:
-  std::int64_t panel_size() const { return units(head_.dtype, head_.depth) * kPanelColumns; }
+  std::int64_t weight_panel_size() const { return panel_size(head_.dtype, head_.depth); }
   void pack(std::int64_t tile, std::int64_t panel_index, std::uint32_t* panel) const;
   void multiply_panel(std::int64_t tile, std::int64_t panel_index, const std::uint32_t* panel, const HiddenRows& rows,
                       std::int64_t first, std::int64_t count, void* out) const;
+  // Ids [from, from + ids) of a tile, without packing.
+  void multiply_weight(std::int64_t tile, std::int64_t from, std::int64_t ids, const HiddenRows& rows,
+                       std::int64_t first, std::int64_t count, void* out) const;
+  const void* bias_at(std::int64_t id) const {
+    return head_.bias == nullptr ? nullptr : static_cast<const char*>(head_.bias) + id * head_.element();
+  }
 
   LinearHead head_;
   const GemmKernels& kernels_;

@@ -17,16 +17,16 @@ void for_each_logit_tile(const LinearHead& head, const HiddenRows& hidden, std::
   const std::int64_t groups = (count + kRowsPerTask - 1) / kRowsPerTask, tiles = end_tile - begin_tile;
   parallel_for(0, groups * tiles, 1, [&](std::int64_t begin, std::int64_t end) {
     HeadTile computed(head);
-    const std::int64_t row_bytes = kTileColumns * head.element();
-    Buffer<char> logits(std::min(count, kRowsAtOnce) * row_bytes);
+    const std::int64_t most = head.rows_at_once(), row_bytes = kTileColumns * head.element();
+    Buffer<char> logits(std::min(count, most) * row_bytes);
     std::int64_t loaded = -1;
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t tile = begin_tile + task / groups, group = task % groups * kRowsPerTask;
       const std::int64_t end_row = std::min(count, group + kRowsPerTask);
-      if (count > kRowsAtOnce && tile != loaded) computed.load(loaded = tile);
-      for (std::int64_t first = group; first < end_row; first += kRowsAtOnce) {
-        const std::int64_t rows = std::min(kRowsAtOnce, end_row - first);
-        if (count > kRowsAtOnce) {
+      if (count > most && tile != loaded) computed.load(loaded = tile);
+      for (std::int64_t first = group; first < end_row; first += most) {
+        const std::int64_t rows = std::min(most, end_row - first);
+        if (count > most) {
           computed.multiply(hidden, first, rows, logits.data());
         } else {
           computed.stream(tile, hidden, nullptr, first, rows, logits.data(), nullptr);

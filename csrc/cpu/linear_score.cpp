@@ -7,9 +7,7 @@ namespace {
 
 HiddenRows gather(const LinearHead& head, const RowsView& hidden, const std::int32_t* index,
                   const std::int64_t* slots, std::int64_t count) {
-  HiddenRows rows(head.dtype, count, head.depth);
-  for (std::int64_t n = 0; n < count; ++n) rows.set(n, hidden.row(index[slots[n]]));
-  return rows;
+  return HiddenRows(head.dtype, count, head.depth, [&](std::int64_t n) { return hidden.row(index[slots[n]]); });
 }
 
 // Tile-major: tile j of row n is the 2048 entries from (j * rows + n) * 2048.
@@ -36,28 +34,25 @@ class KeptReader : public TileReader {
   std::int64_t row_;
 };
 
-// Computes a tile again for one row: the same kernel in the same order gives the same bits.
-class RecomputingReader : public TileReader {
+// The one tile that is read of a row.
+class OneTileReader : public TileReader {
  public:
-  RecomputingReader(HeadTile& head, const HiddenRows& rows, const HiddenRows* guidance, std::int64_t row)
-      : head_(head), rows_(rows), guidance_rows_(guidance), row_(row) {}
-  const void* logits(std::int64_t j) override { return compute(j, rows_, logits_); }
-  const void* guidance(std::int64_t j) override {
-    return guidance_rows_ == nullptr ? nullptr : compute(j, *guidance_rows_, guidance_);
-  }
+  OneTileReader(const void* logits, const void* guidance) : logits_(logits), guidance_(guidance) {}
+  const void* logits(std::int64_t) override { return logits_; }
+  const void* guidance(std::int64_t) override { return guidance_; }
 
  private:
-  const void* compute(std::int64_t j, const HiddenRows& rows, float* out) {
-    head_.stream(j, rows, nullptr, row_, 1, out, nullptr);
-    return out;
-  }
-
-  HeadTile& head_;
-  const HiddenRows& rows_;
-  const HiddenRows* guidance_rows_;
-  std::int64_t row_;
-  float logits_[kTileColumns], guidance_[kTileColumns];
+  const void *logits_, *guidance_;
 };
+
+// Rows whose draw reads the same tile.
+struct Draws {
+  std::int64_t tile;  // -1: they read none
+  std::vector<std::int64_t> rows;
+};
+
+// Rows that read nothing and are finished by one task.
+constexpr std::int64_t kGreedyRowsAtOnce = 8;
 
 // One group of rows: `slots` are their places in the request.
 class Group {
@@ -68,7 +63,7 @@ class Group {
         rows_(gather(head, request.logits, request.rows, slots, count)),
         guided_(request.guidance.data != nullptr),
         guidance_(guided_ ? gather(head, request.guidance, request.guidance_rows, slots, count)
-                          : HiddenRows(head.dtype, 0, head.depth)),
+                          : HiddenRows(head.dtype, 0, head.depth, nullptr)),
         records_(static_cast<std::size_t>(count * head.tiles())) {
     if (!scorer.options().filtered()) return;
     kept_ = std::make_unique<KeptLogits>(head, count);
@@ -76,19 +71,19 @@ class Group {
   }
 
   void score_tiles(std::int64_t begin, std::int64_t end) {
-    const std::int64_t at_once = std::min(count_, kRowsAtOnce);
+    const std::int64_t most = head_.rows_at_once(), at_once = std::min(count_, most);
     HeadTile head(head_);
     const std::int64_t tile_bytes = kTileColumns * head_.element();
     Buffer<char> logits(kept_ ? 0 : at_once * tile_bytes);
     Buffer<char> guidance(guided_ && !kept_ ? at_once * tile_bytes : 0);
     ScoreScratch& scratch = thread_scratch();
     for (std::int64_t tile = begin; tile < end; ++tile) {
-      if (count_ > kRowsAtOnce) head.load(tile);
-      for (std::int64_t first = 0; first < count_; first += kRowsAtOnce) {
-        const std::int64_t rows = std::min(kRowsAtOnce, count_ - first);
+      if (count_ > most) head.load(tile);
+      for (std::int64_t first = 0; first < count_; first += most) {
+        const std::int64_t rows = std::min(most, count_ - first);
         char* z = kept_ ? kept_->at(first, tile) : logits.data();
         char* g = !guided_ ? nullptr : kept_ ? kept_guidance_->at(first, tile) : guidance.data();
-        if (count_ > kRowsAtOnce) {
+        if (count_ > most) {
           head.multiply(rows_, first, rows, z);
           if (guided_) head.multiply(guidance_, first, rows, g);
         } else {
@@ -102,18 +97,66 @@ class Group {
     }
   }
 
-  void finish(std::int64_t begin, std::int64_t end, const ScoreOutputs& outputs) const {
-    HeadTile head(head_);
-    for (std::int64_t n = begin; n < end; ++n) {
-      KeptReader kept(kept_.get(), kept_guidance_.get(), n);
-      RecomputingReader recomputing(head, rows_, guided_ ? &guidance_ : nullptr, n);
-      TileReader& reader = kept_ ? static_cast<TileReader&>(kept) : recomputing;
-      write_score(outputs, slots_[n], scorer_.finish(row_inputs(request_, slots_[n]), &records_[n * head_.tiles()],
-                                                     reader, thread_scratch()));
+  void finish(const ScoreOutputs& outputs, const ParallelFor& parallel_for) const {
+    if (kept_) {
+      parallel_for(0, count_, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t n = begin; n < end; ++n) {
+          KeptReader reader(kept_.get(), kept_guidance_.get(), n);
+          finish_row(outputs, n, reader);
+        }
+      });
+      return;
     }
+    const std::vector<Draws> draws = group_by_tile();
+    parallel_for(0, static_cast<std::int64_t>(draws.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      HeadTile head(head_);
+      for (std::int64_t k = begin; k < end; ++k) finish_draws(outputs, draws[static_cast<std::size_t>(k)], head);
+    });
   }
 
  private:
+  void finish_row(const ScoreOutputs& outputs, std::int64_t n, TileReader& reader) const {
+    write_score(outputs, slots_[n], scorer_.finish(row_inputs(request_, slots_[n]), &records_[n * head_.tiles()], reader,
+                                                   thread_scratch()));
+  }
+
+  std::vector<Draws> group_by_tile() const {
+    std::vector<std::vector<std::int64_t>> rows(static_cast<std::size_t>(head_.tiles() + 1));  // of no tile, of tile 0, ...
+    for (std::int64_t n = 0; n < count_; ++n) {
+      const std::int64_t tile =
+          scorer_.drawn_tile(row_inputs(request_, slots_[n]), &records_[n * head_.tiles()], thread_scratch());
+      rows[static_cast<std::size_t>(tile + 1)].push_back(n);
+    }
+    std::vector<Draws> draws;
+    for (std::int64_t tile = -1; tile < head_.tiles(); ++tile) {
+      const std::vector<std::int64_t>& all = rows[static_cast<std::size_t>(tile + 1)];
+      const std::size_t most = static_cast<std::size_t>(tile < 0 ? kGreedyRowsAtOnce : head_.rows_at_once());
+      for (std::size_t first = 0; first < all.size(); first += most)
+        draws.push_back({tile, {all.begin() + static_cast<std::ptrdiff_t>(first),
+                                all.begin() + static_cast<std::ptrdiff_t>(std::min(first + most, all.size()))}});
+    }
+    return draws;
+  }
+
+  // Computes a tile again for some of the rows: the same kernel in the same order gives the same bits.
+  void finish_draws(const ScoreOutputs& outputs, const Draws& draws, HeadTile& head) const {
+    const std::int64_t count = static_cast<std::int64_t>(draws.rows.size()), tile_bytes = kTileColumns * head_.element();
+    const std::int64_t computed = draws.tile < 0 ? 0 : count;
+    const auto some_of = [&](const HiddenRows& all, std::int64_t rows) {
+      return HiddenRows(head_.dtype, rows, head_.depth,
+                        [&](std::int64_t k) { return all.from(draws.rows[static_cast<std::size_t>(k)]).data; });
+    };
+    Buffer<char> logits(computed * tile_bytes), guidance(guided_ ? computed * tile_bytes : 0);
+    if (computed > 0) {
+      const HiddenRows rows = some_of(rows_, computed), guidance_rows = some_of(guidance_, guided_ ? computed : 0);
+      head.stream(draws.tile, rows, guided_ ? &guidance_rows : nullptr, 0, computed, logits.data(), guidance.data());
+    }
+    for (std::int64_t k = 0; k < count; ++k) {
+      OneTileReader reader(logits.data() + k * tile_bytes, guided_ ? guidance.data() + k * tile_bytes : nullptr);
+      finish_row(outputs, draws.rows[static_cast<std::size_t>(k)], reader);
+    }
+  }
+
   const RowScorer& scorer_;
   const ScoreRequest& request_;
   const LinearHead& head_;
@@ -147,7 +190,7 @@ void linear_score_rows(const RowScorer& scorer, const ScoreRequest& request, con
     const std::int64_t count = std::min(groups.group_size, live - first);
     Group group(scorer, request, head, groups.live.data() + first, count);
     parallel_for(0, head.tiles(), 1, [&](std::int64_t begin, std::int64_t end) { group.score_tiles(begin, end); });
-    parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) { group.finish(begin, end, outputs); });
+    group.finish(outputs, parallel_for);
   }
 }
 

@@ -10,6 +10,6 @@
 #include "score_tile.h"
 
 namespace mdlm_fast::cpu {
-constinit const ScoreKernels kScoreKernelsAvx2 = avx2::make_kernels("avx2");
+constinit const ScoreKernels kScoreKernelsAvx2 = avx2::make_kernels();
 }
 #endif

@@ -13,6 +13,6 @@
 #include "score_tile.h"
 
 namespace mdlm_fast::cpu {
-constinit const ScoreKernels kScoreKernelsAvx512 = avx512::make_kernels("avx512");
+constinit const ScoreKernels kScoreKernelsAvx512 = avx512::make_kernels();
 }
 #endif

@@ -130,14 +130,18 @@ RowScore RowScorer::finish(const RowInputs& row, const TileRecord* records, Tile
   return score;
 }
 
-std::int64_t RowScorer::draw(const RowInputs& row, const TileRecord* records, float pivot, TileReader& reader,
-                             ScoreScratch& scratch, double* logit) const {
+std::int64_t RowScorer::drawn_tile(const RowInputs& row, const TileRecord* records, ScoreScratch& scratch) const {
+  if (!options_.sample || row.temperature <= 0 || row_code(records, options_.tiles()) != 0) return -1;
+  double residual;
+  return draw_tile(row, records, scratch, &residual);
+}
+
+std::int64_t RowScorer::draw_tile(const RowInputs& row, const TileRecord* records, ScoreScratch& scratch,
+                                  double* residual) const {
   const std::int64_t tiles = options_.tiles();
-  const float temperature = row.unit_temperature();
-  const double inverse_temperature = 1.0 / std::max<double>(temperature, 1e-30);
+  const double inverse_temperature = 1.0 / std::max<double>(row.unit_temperature(), 1e-30);
   const double best = merge_best(records, tiles).value;
 
-  // The tile: the first whose cumulative mass exceeds u times the total, else the last with mass.
   const auto scale = [&](std::int64_t j) { return std::exp((records[j].best - best) * inverse_temperature); };
   scratch.mass.assign(tiles, 0.0);
   double total = 0;
@@ -149,13 +153,20 @@ std::int64_t RowScorer::draw(const RowInputs& row, const TileRecord* records, fl
   std::int64_t j = std::upper_bound(scratch.mass.begin(), scratch.mass.end(), target) - scratch.mass.begin();
   if (j == tiles)
     for (j = tiles - 1; j > 0 && scratch.mass[j] == scratch.mass[j - 1];) --j;
-  const double residual = (target - (j > 0 ? scratch.mass[j - 1] : 0.0)) / scale(j);
+  *residual = (target - (j > 0 ? scratch.mass[j - 1] : 0.0)) / scale(j);
+  return j;
+}
+
+std::int64_t RowScorer::draw(const RowInputs& row, const TileRecord* records, float pivot, TileReader& reader,
+                             ScoreScratch& scratch, double* logit) const {
+  double residual;
+  const std::int64_t j = draw_tile(row, records, scratch, &residual);
 
   // The column, by the same rule, with the same weights as in the tile's mass.
   float* z = scratch.candidates;
   float* weight = scratch.normaliser;
   const int n = candidate_values(reader.logits(j), reader.guidance(j), j, pivot, z, scratch);
-  kernels_->weights(z, n, records[j].best, 1.0f / std::max(temperature, 1e-30f), weight);
+  kernels_->weights(z, n, records[j].best, 1.0f / std::max(row.unit_temperature(), 1e-30f), weight);
   double cumulative = 0;
   int chosen = static_cast<int>(records[j].best_id - options_.vocab_start - j * kTileColumns);
   for (int i = 0; i < n; ++i) {

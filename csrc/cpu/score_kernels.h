@@ -34,7 +34,6 @@ enum class Sums : int { kNone = 0, kSum = 1, kMoment = 2 };
 using TileFunction = void (*)(const void* tile, int n, float inverse_temperature, float second_above, TileStats* out);
 
 struct ScoreKernels {
-  const char* name;
   TileFunction tile[3][3][3];  // [dtype][raw sums][tempered sums]
   // A tile as floats, in column order; any n.
   void (*widen[3])(const void* tile, int n, float* out);
@@ -50,8 +49,7 @@ extern const ScoreKernels kScoreKernelsAvx2;
 extern const ScoreKernels kScoreKernelsAvx512;
 #endif
 
-// The best set this processor runs, or the one that MDLM_FAST_CPU_ISA=portable|avx2|avx512 names; decided once.
-// Throws std::runtime_error where the name is unknown or the processor lacks it.
+// The set that goes with instruction_set().
 const ScoreKernels& score_kernels();
 
 }  // namespace mdlm_fast::cpu

@@ -5,5 +5,5 @@
 #include "score_tile.h"
 
 namespace mdlm_fast::cpu {
-constinit const ScoreKernels kScoreKernelsPortable = portable::make_kernels("portable");
+constinit const ScoreKernels kScoreKernelsPortable = portable::make_kernels();
 }

@@ -108,6 +108,10 @@ class RowScorer {
   RowScore finish(const RowInputs& row, const TileRecord* records, TileReader& reader, ScoreScratch& scratch,
                   bool tempered_rest_known = true) const;
 
+  // The only tile that finish() will read of a row without top-k and top-p, -1 if none, so that it can be computed
+  // together with the same tile of other rows.
+  std::int64_t drawn_tile(const RowInputs& row, const TileRecord* records, ScoreScratch& scratch) const;
+
  private:
   struct Plan {
     Sums raw, tempered;
@@ -128,6 +132,9 @@ class RowScorer {
   void exclude(Element* tile, std::int64_t j, Element minus_infinity) const;
   bool excludes(std::int64_t j) const;
   float filter_pivot(float temperature, float best, TileReader& reader, ScoreScratch& scratch) const;
+  // The first tile whose cumulative mass exceeds u times the total, else the last with mass; `residual` is what u leaves
+  // of its mass, in units of its largest weight.
+  std::int64_t draw_tile(const RowInputs& row, const TileRecord* records, ScoreScratch& scratch, double* residual) const;
   std::int64_t draw(const RowInputs& row, const TileRecord* records, float pivot, TileReader& reader,
                     ScoreScratch& scratch, double* logit) const;
 

@@ -181,9 +181,8 @@ constexpr cpu::TileFunction choose() {
         {choose<TYPE, 2, 0>(), choose<TYPE, 2, 1>(), choose<TYPE, 2, 2>()}, \
   }
 
-constexpr ScoreKernels make_kernels(const char* name) {
-  return {name,
-          {MDLM_TILES(Float32), MDLM_TILES(BFloat16), MDLM_TILES(Float16)},
+constexpr ScoreKernels make_kernels() {
+  return {{MDLM_TILES(Float32), MDLM_TILES(BFloat16), MDLM_TILES(Float16)},
           {widen<Float32>, widen<BFloat16>, widen<Float16>},
           weights,
           read};

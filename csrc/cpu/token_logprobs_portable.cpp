@@ -1,4 +1,5 @@
 // The loops of token_logprobs_loops.h for any processor, and the choice between the sets.
+#include "instruction_set.h"
 #include "token_logprobs_kernels.h"
 
 #define MDLM_ISA portable
@@ -10,8 +11,8 @@ constinit const GradientKernels kGradientKernelsPortable = portable::make_gradie
 
 const GradientKernels& gradient_kernels() {
 #if defined(__x86_64__)
-  if (&score_kernels() == &kScoreKernelsAvx512) return kGradientKernelsAvx512;
-  if (&score_kernels() == &kScoreKernelsAvx2) return kGradientKernelsAvx2;
+  if (instruction_set() >= InstructionSet::kAvx512) return kGradientKernelsAvx512;
+  if (instruction_set() >= InstructionSet::kAvx2) return kGradientKernelsAvx2;
 #endif
   return kGradientKernelsPortable;
 }

@@ -43,6 +43,24 @@ def linear(dtype: torch.dtype) -> str:
     return digest(*scores, *filtered, logp, entropy)
 
 
+def linear_gradients(dtype: torch.dtype) -> str:
+    """Gradients of linear_token_logprobs where they are exact: hidden states and weight share no column, so that every
+    logit is 0 and every probability 1/2048."""
+    if dtype == torch.float32:
+        return ""  # 1/2048 has an error of a rounding there, and sums depend on their order
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randint(-3, 4, (1100, 71), generator=generator).to(dtype)
+    weight = torch.randint(-3, 4, (2048, 71), generator=generator).to(dtype)
+    hidden[:, 1::2] = 0
+    weight[:, ::2] = 0
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    targets = torch.randint(2048, (1100,), generator=generator)
+    logp, _ = ops.linear_token_logprobs(hidden, weight, None, None, targets)
+    (logp * torch.randint(-2, 3, (1100,), generator=generator)).sum().backward()
+    return digest(logp.detach(), hidden.grad, weight.grad)
+
+
 if __name__ == "__main__":
     with ops.use_backend("cpp"):
-        print(json.dumps({f"{f.__name__} {dtype}": f(dtype) for dtype in DTYPES for f in (logprobs, linear)}))
+        parts = (logprobs, linear, linear_gradients)
+        print(json.dumps({f"{f.__name__} {dtype}": f(dtype) for dtype in DTYPES for f in parts}))

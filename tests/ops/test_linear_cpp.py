@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import mmap
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +44,11 @@ def whole_numbers(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return values * (torch.rand(shape, generator=generator) < 0.4)
 
 
+def has_own_gemm(dtype: torch.dtype) -> bool:
+    isa = torch.ops.mdlm_fast_cpp.cpu_isa()
+    return isa == "amx" or (isa == "avx512" and (dtype == torch.float32 or torch.cpu._is_avx512_bf16_supported()))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
@@ -74,6 +83,66 @@ def test_strides_of_hidden_and_weight(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("depth", (5, 70, 100))
+def test_a_row_has_the_same_bits_whatever_is_computed_beside_it(dtype: torch.dtype, depth: int) -> None:
+    if not has_own_gemm(dtype):
+        pytest.skip("the library's GEMM does not promise it")
+    generator = torch.Generator().manual_seed(depth)
+    hidden = torch.randn(300, depth, generator=generator).to(dtype)
+    weight = torch.randn(2300, depth, generator=generator).to(dtype)
+    whole = ops.linear_score_rows(hidden, weight, temperature=0.8, seeds=9)
+    for rows in ([0], [17], [299], list(range(40, 55)), list(range(5, 38)), list(range(250, 300))):
+        index = torch.tensor(rows, dtype=torch.int32)
+        part = ops.linear_score_rows(hidden, weight, rows=index, temperature=0.8, seeds=9)
+        assert all(torch.equal(a, b[rows]) for a, b in zip(part, whole, strict=True)), rows
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("count", (1, 20, 50))
+def test_nothing_beyond_the_weight_is_used(dtype: torch.dtype, count: int) -> None:
+    """The weight lies among NaN: a kernel that multiplied them by the zeros of its padding would return NaN."""
+    generator = torch.Generator().manual_seed(count)
+    around = torch.full((2200, 60), torch.nan).to(dtype)
+    weight = around[20:2120, 7:52]
+    weight.copy_(whole_numbers(generator, *weight.shape).to(dtype))
+    weight.requires_grad_()
+    hidden = whole_numbers(generator, count, 45).to(dtype).requires_grad_()
+    targets = torch.randint(2100, (count,), generator=generator)
+    expected = ops.score_rows(F.linear(hidden, weight).detach())
+    scores = ops.linear_score_rows(hidden.detach(), weight.detach())
+    assert all(torch.equal(a, b) for a, b in zip(scores, expected, strict=True))
+    logp, _ = ops.linear_token_logprobs(hidden, weight, None, None, targets)
+    gradients = torch.autograd.grad(logp.sum(), (hidden, weight))
+    assert all(bool(torch.isfinite(x).all()) for x in (logp, *gradients))
+
+
+def at_the_end_of_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose last element is followed by a page that may not be read."""
+    size = tensor.numel() * tensor.element_size()
+    end = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, end + mmap.PAGESIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + end), mmap.PAGESIZE, 0) == 0
+    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=end - size)
+    return copy.view_as(tensor).copy_(tensor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects a page of memory")
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_nothing_beyond_the_inputs_is_read(dtype: torch.dtype) -> None:
+    """Loads of tile registers are invisible to the address sanitizer."""
+    generator = torch.Generator().manual_seed(8)
+    for count, depth, width in itertools.product((1, 17, 33), (5, 32, 45), (7, 70, 2049)):
+        shapes = ((count, depth), (width, depth), (width,))
+        inputs = [at_the_end_of_memory(whole_numbers(generator, *shape).to(dtype)) for shape in shapes]
+        expected = ops.score_rows(F.linear(*inputs))
+        assert all(torch.equal(a, b) for a, b in zip(ops.linear_score_rows(*inputs), expected, strict=True))
+        hidden, weight, bias = (x.requires_grad_() for x in inputs)
+        logp, _ = ops.linear_token_logprobs(hidden, weight, bias, None, torch.zeros(count, dtype=torch.int64))
+        torch.autograd.grad(logp.sum(), (hidden, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_no_rows_and_only_padding(dtype: torch.dtype) -> None:
     hidden, weight = torch.ones(3, 4, dtype=dtype), torch.ones(10, 4, dtype=dtype)
     assert ops.linear_score_rows(hidden, weight, rows=torch.empty(0, dtype=torch.int32)).token.shape == (0,)
@@ -91,6 +160,8 @@ def test_nan_in_hidden_names_the_row() -> None:
 
 
 def test_deterministic_and_the_same_on_any_number_of_threads() -> None:
+    if not has_own_gemm(torch.bfloat16):
+        pytest.skip("the library's GEMM does not promise it")
     generator = torch.Generator().manual_seed(6)
     hidden = torch.randn(300, 70, generator=generator).bfloat16()
     weight = torch.randn(5000, 70, generator=generator).bfloat16()

@@ -15,7 +15,7 @@ from torch import Tensor
 from mdlm_fast.ops import available_backends, finish_scores, score_partials, score_rows, use_backend
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-ISAS = ["portable", "avx2", "avx512"]
+ISAS = ["portable", "avx2", "avx512", "amx"]
 WIDTH = 3 * 2048 + 717  # whole tiles, and a last one that is no whole number of 64-column blocks
 
 
@@ -92,7 +92,7 @@ def test_instruction_sets_agree_bit_for_bit():
 def test_unknown_instruction_set_is_refused():
     result = run_with_isa("mmx")
     assert result.returncode != 0
-    assert "MDLM_FAST_CPU_ISA=mmx is not one of portable, avx2, avx512" in result.stderr
+    assert "MDLM_FAST_CPU_ISA=mmx is not one of portable, avx2, avx512, amx" in result.stderr
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -43,7 +43,7 @@ def evaluate(
 
 def test_every_instruction_set_gives_the_same_bits() -> None:
     results = {}
-    for isa in ("portable", "avx2", "avx512"):
+    for isa in ("portable", "avx2", "avx512", "amx"):
         run = subprocess.run(
             [sys.executable, str(PROGRAM)],
             env={**os.environ, "MDLM_FAST_CPU_ISA": isa},
