@@ -11,7 +11,7 @@ METHOD = (
         "All sides of a cell run in the same rounds, in an order drawn anew each round, so that a slow spell of the "
         "machine meets all of them. A ratio is the median of the quotients of samples of the same round, seconds of "
         "the baseline over seconds of ours: above 1, ours is faster. Every figure is a median with the first and "
-        "third quartile; a sample lasts at least 2 ms, the first one of each side is thrown away.",
+        "third quartile; a sample lasts at least 2 ms, and each side's first is thrown away.",
     ),
     (
         "Baselines",
@@ -67,7 +67,7 @@ def machine_facts(view: View) -> list[tuple[str, str]]:
     packages = found.get("packages", {})
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     facts += [("backend of ours", str(found.get("backend", "unknown"))), ("versions", versions)]
-    facts.append(("Python, system", f"{found.get('python', '')}, {found.get('system', '')}"))
+    facts.append(("Python, system", ", ".join(filter(None, (found.get("python"), found.get("system"))))))
     facts.append(("commit", listed(view, "commit")))
     facts.append(("measured", listed(view, "date") + " UTC"))
     if "load" in found:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..harness.results import Record, Side
 from . import tables_decode, tables_kernels, tables_rl, wording
 from .derived import baselines, geometric_mean, loses
-from .tables import Column, Entry, Table
+from .tables import Column, Entry, Table, against
 from .views import View, centre, grouped
 
 SUITES = {
@@ -110,7 +110,7 @@ def summary_table(view: View, suite: str) -> Table | None:
                 ),
                 Entry(wording.times(geometric_mean(ratios)), key=geometric_mean(ratios)),
                 Entry(wording.times_range(min(ratios), max(ratios)) + "×", key=min(ratios)),
-                Entry(f"{len(ratios) - lost} of {len(ratios)}", key=lost / len(ratios), loss=lost == len(ratios)),
+                Entry(f"{len(ratios) - lost} of {len(ratios)}", key=lost / len(ratios)),
             ]
         )
     heads = [
@@ -141,19 +141,13 @@ def losses(view: View) -> Table | None:
     for suite in SUITES:
         for found in comparisons(view.suite(suite)):
             for record, side in found.lost:
-                assert side.ratio is not None
                 case = {name: value for name, value in record.case.items() if name not in ("op", "variant", "decoder")}
                 rows.append(
                     [
                         Entry(found.work, key=found.work),
                         Entry(wording.described(case)),
                         Entry(found.baseline, key=found.baseline),
-                        Entry(
-                            wording.times(side.ratio.median),
-                            (wording.times_range(side.ratio.low, side.ratio.high),),
-                            side.ratio.median,
-                            True,
-                        ),
+                        against(side, with_peak=False),
                         Entry(side.reason or "not known"),
                     ]
                 )

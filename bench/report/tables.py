@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -73,7 +74,12 @@ def seconds(spread: Spread | None, mark: str = "") -> Entry:
     if spread is None:
         return Entry()
     details = (wording.seconds_range(spread),) if spread.count > 1 else ()
-    return Entry(mark + wording.seconds(spread.median), details, spread.median)
+    return Entry(mark + wording.seconds(spread.median), details, spread.median, hint=rounds(spread))
+
+
+def rounds(spread: Spread) -> str:
+    """How many samples a figure is over."""
+    return f"{spread.count} round{'s' * (spread.count != 1)}"
 
 
 def share(spread: Spread | None) -> Entry:
@@ -120,8 +126,8 @@ def against(side: Side | None, *, less_work: bool = False, with_peak: bool = Tru
     details = [wording.times_range(side.ratio.low, side.ratio.high)] if side.ratio.count > 1 else []
     if with_peak and side.peak_bytes is not None:
         details.append(wording.storage(side.peak_bytes))
-    timed = f"{wording.seconds(side.seconds.median)}; " if side.seconds else ""
-    hint = f"{timed}{side.agreement or ''}".rstrip("; ")
+    timed = f"{wording.seconds(side.seconds.median)} in {rounds(side.seconds)}" if side.seconds else ""
+    hint = "; ".join(filter(None, (timed, side.agreement)))
     loss = loses(side) and not less_work
     return Entry(mark(side) + wording.times(side.ratio.median), tuple(details), side.ratio.median, loss, hint)
 
@@ -164,7 +170,14 @@ def notes(records: Sequence[Record]) -> list[str]:
     parts = dict.fromkeys(f"{name} ({side.extrapolated_from})" for name, side in sides if side.extrapolated_from)
     lines = [f"~ extrapolated from a part of the work: {', '.join(parts)}."] if parts else []
     lines += dict.fromkeys(f"{name}: {side.verdict}." for name, side in sides if side.verdict)
-    return lines + loss_notes(records)
+    return lines + loss_notes(records) + commit_notes(records)
+
+
+def commit_notes(records: Sequence[Record]) -> list[str]:
+    """Which rows are of which commit, where there are several."""
+    commits = Counter(record.run.rpartition(" ")[2] for record in records)
+    parts = [f"{commit} ({count} rows)" for commit, count in commits.items()]
+    return [f"Measured at several commits: {', '.join(parts)}."] if len(parts) > 1 else []
 
 
 def loss_notes(records: Sequence[Record]) -> list[str]:

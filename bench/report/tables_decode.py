@@ -24,6 +24,8 @@ from .tables import (
 )
 from .views import grouped
 
+CAPTURED = "ours, captured"
+
 
 def decode_tables(records: Sequence[Record]) -> Iterator[Table]:
     """One a baseline: tokens a second, latency, passes, and where the time goes."""
@@ -34,12 +36,14 @@ def decode_tables(records: Sequence[Record]) -> Iterator[Table]:
 def decode_table(decoder: str, records: Sequence[Record]) -> Table:
     """Ours beside one baseline."""
     names, constant = case_columns(records, ("decoder",))
+    captured = any(CAPTURED in record.sides for record in records)
     heads = [
         *case_heads(names, records),
         Column("ratio", hint=f"time of {decoder} over ours, in the same rounds"),
         Column("tokens/s", hint="generated tokens of the whole batch: ours / theirs"),
         Column("latency, ours", hint="seconds of a whole batch: median and quartiles"),
         Column("latency, theirs"),
+        *([Column("latency, captured", hint="ours, its steps captured in CUDA graphs")] if captured else []),
         Column("passes", hint="forward passes of the model, the same on both sides unless both are named"),
         Column("tokens a pass", hint="committed by one forward pass, of all sequences"),
         Column("outside model", hint="share of a step spent outside the model's body: ours / theirs"),
@@ -56,6 +60,11 @@ def decode_table(decoder: str, records: Sequence[Record]) -> Table:
                 pair(ours, other, "tokens_per_second", wording.significant),
                 own_seconds(record),
                 seconds(other.seconds, mark(other)),
+                *(
+                    [seconds(record.sides[CAPTURED].seconds) if CAPTURED in record.sides else Entry()]
+                    if captured
+                    else []
+                ),
                 passes(ours, other),
                 number(ours.figures.get("tokens_per_forward")),
                 pair(ours, other, "outside_share", wording.percent),
@@ -93,8 +102,16 @@ def quality_table(task: str, records: Sequence[Record]) -> Table:
     """A row a decoder and setting."""
     names, constant = case_columns(records, ("task",))
     sides = [record.sides.get(OURS, Side()) for record in records]
-    known = ("accuracy", "accuracy_low", "accuracy_high", "forwards", "tokens_per_forward")
-    extra = list(dict.fromkeys(name for side in sides for name in side.figures if name not in (*known, "puzzles")))
+    known = {
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "puzzles",
+        "forwards",
+        "tokens_per_forward",
+        "latency_seconds",
+    }
+    extra = list(dict.fromkeys(name for side in sides for name in side.figures if name not in known))
     timed = any(side.seconds for side in sides)
     heads = [
         *case_heads(names, records),
@@ -102,7 +119,7 @@ def quality_table(task: str, records: Sequence[Record]) -> Table:
         Column("passes", hint="forward passes of the model a puzzle"),
         Column("tokens a pass"),
         *([Column("latency", hint="seconds of one puzzle alone: median and quartiles")] if timed else []),
-        *(Column(name.replace("_", " ")) for name in extra),
+        *(Column(name.replace("_per_second", "/s").replace("_", " ")) for name in extra),
     ]
     rows = []
     for record, side in zip(records, sides, strict=True):

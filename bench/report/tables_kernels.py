@@ -39,7 +39,17 @@ OPS = (
     "token_logprobs",
     "linear_token_logprobs",
 )
-VARIANTS = ("token, log-prob", "all five", "T=0.7", "quota", "threshold", "log-prob", "forward", "forward + backward")
+VARIANTS = (
+    "token, log-prob",
+    "all five",
+    "T=0.7",
+    "top-p 0.9, T=0.7",
+    "top-k 50, T=0.7",
+    "quota",
+    "threshold",
+    "forward",
+    "forward + backward",
+)
 
 
 def tables(records: Sequence[Record], threads: int) -> Iterator[Table]:

@@ -42,7 +42,7 @@ def show_table(table: Table, console: Console) -> None:
         title.append(f"  {table.subtitle}", style="not bold dim")
     drawn = RichTable(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for column in table.columns:
-        drawn.add_column(Text(column.name), justify="right" if column.numeric else "left", header_style="underline")
+        drawn.add_column(Text(column.name), justify="right" if column.numeric else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(rendered(entry) for entry in row))
     console.print()

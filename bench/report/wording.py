@@ -74,11 +74,11 @@ def times_range(low: float, high: float) -> str:
 
 
 def storage(count: float) -> str:
-    """Bytes in decimal units, e.g. "64.8 MB"."""
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= factor:
-            return f"{significant(count / factor)} {unit}"
-    return f"{count:.0f} B"
+    """Bytes in decimal units, e.g. "64.8 MB". Peaks are exact to about a megabyte, so less than one is just that."""
+    if count < 1e6:
+        return "<1 MB"
+    factor, unit = (1e9, "GB") if count >= 1e9 else (1e6, "MB")
+    return f"{significant(count / factor)} {unit}"
 
 
 def percent(share: float) -> str:
@@ -122,6 +122,8 @@ def case_order(case: Mapping[str, Any]) -> list[tuple[str, float, str]]:
         found = case[field]
         if field == "dtype" and found in DTYPES:
             found = list(DTYPES).index(found)
+        elif field == "setting" and "=" in str(found):  # "steps=8" stands before "steps=12"
+            found = float(str(found).partition("=")[2])
         number = isinstance(found, (int, float))
         key.append((field, float(found) if number else 0.0, "" if number else str(found)))
     return key

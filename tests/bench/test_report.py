@@ -14,7 +14,7 @@ from scipy.stats import linregress
 
 from mdlm_fast.bench.harness.results import Record, Results, Side
 from mdlm_fast.bench.harness.spread import Spread
-from mdlm_fast.bench.report import derived, summary, tables, tables_kernels, wording
+from mdlm_fast.bench.report import derived, summary, tables, tables_decode, tables_kernels, wording
 from mdlm_fast.bench.report.html import write_html
 from mdlm_fast.bench.report.markdown import cell, markdown_table, page
 from mdlm_fast.bench.report.plots import KINDS, cost, pictures
@@ -97,11 +97,25 @@ def test_numbers() -> None:
         "27.1×",
         "312×",
     ]
-    assert [wording.storage(x) for x in (12, 40_000, 6.5e7, 1.94e10)] == ["12 B", "40.0 kB", "65.0 MB", "19.4 GB"]
+    assert [wording.storage(x) for x in (12, 6.5e7, 1.94e10)] == ["<1 MB", "65.0 MB", "19.4 GB"]
     assert [wording.percent(x) for x in (0.834, 0.0312, 0.0, 1.0)] == ["83%", "3.1%", "0%", "100%"]
     assert wording.times_range(4.433, 4.481) == "4.43–4.48" and wording.times_range(4.0, 4.0) == "4.00"
     assert wording.described({"vocab": 126_464, "dtype": "bfloat16"}).replace("\u00a0", " ") == "bf16, V = 126,464"
     assert wording.seconds_range(Spread(2e-3, 9e-4, 3e-3, 5)) == "0.900–3.00"  # in the median's unit
+
+
+def test_settings_are_sorted_by_their_numbers() -> None:
+    cases = [{"setting": f"steps={steps}"} for steps in (12, 2, 8)]
+    assert [case["setting"] for case in sorted(cases, key=wording.case_order)] == ["steps=2", "steps=8", "steps=12"]
+
+
+def test_a_captured_decode_has_a_column_and_is_no_baseline() -> None:
+    found = synthetic.decode()[0]
+    found.sides["ours, captured"] = exact(0.05, 0.3)
+    (table,) = tables_decode.decode_tables([found])
+    heads = [column.name for column in table.columns]
+    assert table.rows[0][heads.index("latency, captured")].text == "50.0 ms"
+    assert list(derived.baselines(found)) == ["LLaDA"]
 
 
 def test_centre_and_axes_of_a_cross() -> None:
@@ -161,12 +175,19 @@ def test_extrapolated_sides_and_verdicts_are_marked() -> None:
     ]
 
 
+def test_rows_of_several_commits_are_told_apart() -> None:
+    old, new = record(ours=exact(1.0)), record(ours=exact(1.0))
+    old.run, new.run = "Some CPU, 2 threads 2026-01-02 03:04 abc1234", "Some CPU, 2 threads 2026-02-03 04:05 def5678"
+    assert tables.notes([old, new]) == ["Measured at several commits: abc1234 (1 rows), def5678 (1 rows)."]
+    assert tables.notes([new, new]) == []
+
+
 def test_kernel_table_against_hand_computed_row() -> None:
     found = record(ours=exact(2e-3), read=exact(1e-3, 0.5), LLaDA=exact(6e-3, 3.0))
     found.sides["ours"].peak_bytes, found.sides["LLaDA"].peak_bytes = 1_000, 2_000_000
     table = tables_kernels.op_table("score_rows", [found], 2)
     assert [column.name for column in table.columns] == ["ours", "GB/s", "of read", "peak", "LLaDA"]
-    assert [entry.text for entry in table.rows[0]] == ["2.00 ms", "4.00", "50%", "1.00 kB", "3.00×"]
+    assert [entry.text for entry in table.rows[0]] == ["2.00 ms", "4.00", "50%", "<1 MB", "3.00×"]
     assert table.rows[0][-1].details == ("3.00", "2.00 MB")
     assert table.subtitle.replace("\u00a0", " ") == "N = 4"
 

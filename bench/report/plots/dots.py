@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...harness.results import Record, Side
+from ...harness.results import Record
 from ...harness.spread import Spread
 from .. import wording
-from ..derived import ONE_THREAD, loses
+from ..derived import loses, share_of_read, thread_scaling
 from ..summary import comparisons, ordered, work
+from ..tables import SLOWER, mark
 from ..views import View, centre, grouped
 from .picture import Picture, file_name
 from .style import GREY, INK, LOSS, OURS_COLOUR, PAGE, finish, new_figure, plain_ticks, system
@@ -29,12 +30,13 @@ class Row:
     """A line of a dot plot.
 
     Attributes:
-        group: rows of one group stand together below its name.
+        group: rows of one group stand together below its name; "": there are no groups.
         label: beside the line.
         middle: median and quartiles in the central cell.
         low, high: medians of all cells lie between.
+        text, span: the median and what lies between low and high, on the right.
         colour, marker: of the dot.
-        loss: the median is below 1.
+        loss: ours is slower.
     """
 
     group: str
@@ -42,62 +44,75 @@ class Row:
     middle: Spread
     low: float
     high: float
-    colour: str
-    marker: str
+    text: str
+    span: str
+    colour: str = OURS_COLOUR
+    marker: str = "o"
     loss: bool = False
 
 
 def pictures(view: View) -> Iterator[Picture]:
-    """One a suite that compares, and one of the threads."""
+    """One a suite that compares; of the kernels also the share of read bandwidth, and what threads give."""
     for suite, title in TITLES.items():
         rows = ratio_rows(view.suite(suite))
         if rows:
             caption = (
                 "Each row is a baseline; right of 1, ours is faster. Dot and thick whisker: median and quartiles of "
                 "ratios paired by round, in the cell where the axes cross. Thin line: medians of all measured cells. "
-                "Both stand in figures on the right. Hollow red diamonds: ours is slower."
+                "Both stand in figures on the right. Hollow red diamonds: ours is slower. ~: extrapolated."
             )
             yield Picture(
                 file_name(view, f"{suite}-ratios"), suite, title, caption, draw_ratios(title, rows, view.machine)
             )
-    scaling = scaling_rows(view.suite("kernels"))
+    shown = "median and quartiles in the central cell, thin line over all cells."
+    limits = own_rows(view.suite("kernels"), share_of_read, wording.percent)
+    if limits:
+        title = "How near ours comes to merely reading its bytes"
+        caption = f"Time of reading the op's bytes over time of ours, in the same rounds: {shown} 100% is the limit."
+        label = "seconds of reading / seconds of ours"
+        draw = draw_own(title, limits, view.machine, label, 1.0)
+        yield Picture(file_name(view, "kernels-limit"), "kernels", title, caption, draw)
+    scaling = own_rows(view.suite("kernels"), thread_scaling, wording.times)
     if scaling:
         title = f"Speed-up from 1 to {view.threads} threads"
-        caption = (
-            f"Time with one thread over time with {view.threads}, paired by round: median and quartiles in the "
-            f"central cell, thin line over all cells. The dashed line is the ideal, {view.threads}."
-        )
-        name = file_name(view, "kernels-threads")
-        yield Picture(name, "kernels", title, caption, draw_scaling(title, scaling, view.machine, view.threads))
+        caption = f"Time with one thread over time with {view.threads}, in the same rounds: {shown} Dashed: the ideal."
+        label = f"seconds with 1 thread / seconds with {view.threads}"
+        draw = draw_own(title, scaling, view.machine, label, view.threads)
+        yield Picture(file_name(view, "kernels-threads"), "kernels", title, caption, draw)
 
 
 def ratio_rows(records: Sequence[Record]) -> list[Row]:
     """A row a kind of work and baseline."""
     rows = []
     for found in comparisons(records):
-        middle = found.central.ratio
-        assert middle is not None
-        colour, marker = system(found.baseline)
-        ends = min(found.ratios), max(found.ratios)
-        rows.append(Row(found.work, found.baseline, middle, *ends, colour, marker, loses(found.central)))
+        side = found.central
+        assert side.ratio is not None
+        text = mark(side) + wording.times(side.ratio.median) + (f" {SLOWER}" if loses(side) else "")
+        low, high = min(found.ratios), max(found.ratios)
+        looks = (*system(found.baseline), loses(side))
+        rows.append(
+            Row(found.work, found.baseline, side.ratio, low, high, text, span(low, high, wording.times), *looks)
+        )
     return rows
 
 
-def scaling_rows(records: Sequence[Record]) -> list[Row]:
-    """A row an op and variant that was timed with one thread."""
+def own_rows(
+    records: Sequence[Record], figure: Callable[[Record], Spread | None], text: Callable[[float], str]
+) -> list[Row]:
+    """A row an op and variant that has a figure."""
     rows = []
-    having = [record for record in records if ONE_THREAD in record.sides and record.sides[ONE_THREAD].ratio]
-    for name, chosen in grouped(ordered(having), work).items():
-        ratios = [_ratio(record.sides[ONE_THREAD]) for record in chosen]
-        medians = [ratio.median for ratio in ratios]
-        middle = _ratio(centre(chosen).sides[ONE_THREAD])
-        rows.append(Row("", name, middle, min(medians), max(medians), OURS_COLOUR, "o"))
+    for name, chosen in grouped(ordered([record for record in records if figure(record)]), work).items():
+        spreads = {id(record): spread for record in chosen if (spread := figure(record))}
+        medians = [spread.median for spread in spreads.values()]
+        middle = spreads[id(centre(chosen))]
+        low, high = min(medians), max(medians)
+        rows.append(Row("", name, middle, low, high, text(middle.median), span(low, high, text)))
     return rows
 
 
-def _ratio(side: Side) -> Spread:
-    assert side.ratio is not None
-    return side.ratio
+def span(low: float, high: float, text: Callable[[float], str]) -> str:
+    """E.g. "31%–87%"; empty where the ends are one."""
+    return f"{text(low)}–{text(high)}" if low < high else ""
 
 
 def draw_ratios(title: str, rows: Sequence[Row], machine: str) -> Callable[[], Figure]:
@@ -118,16 +133,15 @@ def draw_ratios(title: str, rows: Sequence[Row], machine: str) -> Callable[[], F
     return draw
 
 
-def draw_scaling(title: str, rows: Sequence[Row], machine: str, threads: int) -> Callable[[], Figure]:
-    """On a linear axis, the ideal marked."""
+def draw_own(title: str, rows: Sequence[Row], machine: str, label: str, ideal: float) -> Callable[[], Figure]:
+    """From 0 on a linear axis, the ideal marked."""
 
     def draw() -> Figure:
         figure, axes = _dots(rows)
-        high = max(float(threads), *(row.high for row in rows), *(row.middle.high for row in rows))
-        axes.set_xlim(min(0.5, 0.9 * min(row.low for row in rows)), 1.12 * high)
-        axes.axvline(1, color=INK, linewidth=0.8, zorder=1)
-        axes.axvline(threads, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-        axes.set_xlabel(f"seconds with 1 thread / seconds with {threads}")
+        high = max(ideal, *(row.high for row in rows), *(row.middle.high for row in rows))
+        axes.set_xlim(0, 1.08 * high)
+        axes.axvline(ideal, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+        axes.set_xlabel(label)
         return finish(figure, title, machine)
 
     return draw
@@ -157,9 +171,7 @@ def _dots(rows: Sequence[Row]) -> tuple[Figure, Axes]:
         axes.plot([row.middle.low, row.middle.high], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
         face = {"markerfacecolor": "none", "markeredgewidth": 1.3} if row.loss else {"markeredgecolor": "none"}
         axes.plot(row.middle.median, place, "D" if row.loss else row.marker, color=colour, markersize=5.5, **face)
-        word = " slower" if row.loss else ""
-        span = wording.times_range(row.low, row.high) if row.low < row.high else ""
-        for text, x, ink in ((wording.times(row.middle.median) + word, 6, LOSS if row.loss else INK), (span, 68, GREY)):
+        for text, x, ink in ((row.text, 6, LOSS if row.loss else INK), (row.span, 68, GREY)):
             at = {"xy": (1, place), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
             axes.annotate(text, xytext=(x, 0), va="center", color=ink, annotation_clip=False, **at)
     axes.set_yticks(places, labels)

@@ -16,6 +16,7 @@ from ..views import View, along, grouped
 from .picture import Picture, file_name
 from .style import OURS_COLOUR, PAGE, PARTS, finish, legend, new_figure, system
 
+NARROW = 5.4  # inches
 AXES = ("steps", "batch", "generated", "updates")
 
 
@@ -24,7 +25,7 @@ def pictures(view: View) -> Iterator[Picture]:
     for label, records in grouped(view.suite("rl"), work).items():
         lines = {axis: line for axis in AXES if (line := along(records, axis))}
         if lines:
-            title = f"{label}: seconds by phase, and peak memory"
+            title = f"{label}: seconds by phase, peak memory"
             caption = (
                 "Along each axis, the others at the centre: the left bar of a pair is ours, the right one the "
                 "released way. Above: median seconds of an iteration, split by phase where it was recorded. Below: "
@@ -38,7 +39,7 @@ def draw(title: str, lines: dict[str, list[Record]], machine: str) -> Callable[[
     """A column an axis."""
 
     def drawn() -> Figure:
-        figure, panels = new_figure(2, len(lines), PAGE if len(lines) > 1 else PAGE / 2, 4.4, sharey="row")
+        figure, panels = new_figure(2, len(lines), PAGE if len(lines) > 1 else NARROW, 4.4, sharey="row")
         phases = phase_names([record for records in lines.values() for record in records])
         for column, (axis, records) in enumerate(lines.items()):
             _bars(panels[0, column], records, axis, phases)
