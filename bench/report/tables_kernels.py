@@ -113,7 +113,9 @@ def op_table(title: str, records: Sequence[Record], threads: int) -> Table:
         heads.append(Column("of read", hint="time of merely reading those bytes, over ours, in the same rounds"))
     if scaled:
         heads.append(Column(f"1→{threads} threads", hint="time with one thread over time with all, in the same rounds"))
-    heads.append(Column("peak", hint="most memory in use beyond the inputs"))
+    weighed = any(record.sides[OURS].peak_bytes is not None for record in records if OURS in record.sides)
+    if weighed:
+        heads.append(Column("peak", hint="most memory in use beyond the inputs"))
     heads += [
         Column(name, hint=f"time of {name} over ours, with its quartiles and peak memory") for name in less + others
     ]
@@ -124,7 +126,8 @@ def op_table(title: str, records: Sequence[Record], threads: int) -> Table:
             row.append(share(share_of_read(record)))
         if scaled:
             row.append(times(thread_scaling(record)))
-        row.append(peak(record.sides.get(OURS)))
+        if weighed:
+            row.append(peak(record.sides.get(OURS)))
         row += [against(record.sides.get(name), less_work=name in less) for name in less + others]
         rows.append(row)
     below = notes(records)

@@ -113,7 +113,7 @@ def _panel(axes: Axes, records: Sequence[Record], axis: str) -> None:
         high = [seconds.high - seconds.median for _, seconds, _ in points]
         axes.errorbar(sizes, medians, [low, high], color=colour, marker=marker, label=name, capsize=0, elinewidth=2.5)
         hollow = [(size, seconds.median) for size, seconds, whole in points if whole]
-        axes.plot(*np.reshape(hollow, (-1, 2)).T, marker, color=colour, markerfacecolor=PAPER)
+        axes.plot(*np.reshape(hollow, (-1, 2)).T, marker, color=colour, markerfacecolor=PAPER, zorder=3)
         if line is not None:
             ends = np.array([line.first, line.last])
             axes.plot(ends, line.scale * ends**line.exponent, "--", color=colour, linewidth=0.8)

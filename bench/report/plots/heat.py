@@ -28,7 +28,7 @@ def pictures(view: View) -> Iterator[Picture]:
         title = f"{op}: time of the best baseline over ours"
         caption = (
             "Each cell is the smallest of the ratios to the baselines, so the comparison that ours finds hardest; "
-            "blue: ours is faster, red: slower. The initials name that baseline."
+            "blue: ours is faster, red: slower. That baseline is named below it."
         )
         yield Picture(file_name(view, f"kernels-map-{op}"), "kernels", title, caption, draw(title, found, view.machine))
 
