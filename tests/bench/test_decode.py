@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdlm_fast.bench.baselines import dinfer, dream, eoser, fast_dllm, llada, mdpo
 from mdlm_fast.bench.baselines.model import Size, mask_id, random_model, random_prompts
-from mdlm_fast.bench.suites.decode import cell, cells, check, systems
+from mdlm_fast.bench.suites.decode import captured, cell, cells, check, systems
 from mdlm_fast.bench.suites.decode.passes import passes, split
 from mdlm_fast.bench.suites.decode.shape import LAYOUTS, Shape, shapes
 from mdlm_fast.bench.suites.settings import Settings
@@ -231,3 +231,18 @@ def test_the_matrix() -> None:
     assert set(small) <= set(shapes(full=True))
     for shape in small:
         assert shape.half_done.generated + shape.half_done.prompt == shape.generated + shape.prompt
+
+
+@pytest.mark.parametrize("decoder", [name for name, system in systems.SYSTEMS.items() if system.captured])
+def test_what_can_be_captured_is_what_is_timed(tiny: Any, decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured, "timed_model", check.timed_model)
+    monkeypatch.setattr(captured, "puzzles_agree", lambda device: 9)
+    shape = tiny_shape(decoder, batch=2, generated=16, block=8)
+    assert "equal tokens" in captured.agreement(shape, "cpu")
+    exact = tiny.float()
+    ids = random_prompts(VOCAB, 2, 8)
+    assert torch.equal(captured.generate(exact, ids, shape), systems.SYSTEMS[decoder].ours(exact, ids, shape))
+
+
+def test_steps_that_can_be_captured_decode_puzzles_as_ordinary_ones_do() -> None:
+    assert captured.puzzles_agree("cpu") == len(captured.RULES)

@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mdlm_fast as mf
-
 from ...harness.memory import peak_bytes
 from ...harness.results import OURS, Record, Side, timed_sides
 from ...harness.timing import Candidate, Stopwatch, interleave
 from ..settings import MOST_BYTES, MOST_SECONDS, Settings
+from . import captured
 from .check import agreement, checked, prompts, timed_model
 from .passes import Passes, passes, split
 from .shape import Shape
-from .systems import SYSTEMS, Decode, generate_options, wrapped
+from .systems import SYSTEMS, Decode
 
 CAPTURED = "ours, captured"
 #: Seconds of the longest baseline that is decoded whole, in the small set and in the full one.
@@ -63,7 +62,7 @@ def measure(shape: Shape, settings: Settings) -> Record:
     """
     device = settings.device
     model = timed_model(shape.vocab, device)
-    found = agreement(checked(shape), device)
+    found = {shape.decoder: agreement(checked(shape), device)}
     system = SYSTEMS[shape.decoder]
 
     def decode(how: Decode, shape: Shape) -> Callable[[], object]:
@@ -84,21 +83,24 @@ def measure(shape: Shape, settings: Settings) -> Record:
             model, baseline, half, count.rows // system.rows(shape.batch), longest, device
         )
     if system.captured is not None and torch.device(device).type == "cuda":
-        captured = decode(captured_decode(system.captured), shape)
-        ways[CAPTURED] = Way(captured, count, 1.0, captured)
+        found[CAPTURED] = captured.agreement(shape, device)
+        graphs = decode(captured.generate, shape)
+        ways[CAPTURED] = Way(graphs, ways[OURS].whole, 1.0, graphs)
 
     candidates = [candidate(name, way) for name, way in ways.items()]
     sides = timed_sides(interleave(candidates, device=device, seconds=settings.seconds))
     for name, way in ways.items():
         side = sides[name]
-        side.agreement = found if name == shape.decoder else None
+        side.agreement = found.get(name)
         side.extrapolated_from = way.extrapolated_from
         side.peak_bytes = peak_bytes(way.peak, device)
         side.figures = figures(side, way, shape)
         if name != CAPTURED:  # a replayed graph calls no module
             side.figures |= outside(model, way, device, head=name != OURS)
     if needed > MOST_BYTES:
-        sides[shape.decoder] = Side(agreement=found, verdict=f"does not fit: needs {needed / 1e9:.1f} GB")
+        sides[shape.decoder] = Side(
+            agreement=found[shape.decoder], verdict=f"does not fit: needs {needed / 1e9:.1f} GB"
+        )
     return Record("decode", shape.case(), sides, {"tokens": float(shape.batch * shape.generated)})
 
 
@@ -110,16 +112,6 @@ def seeded(how: Decode, model: Any, given: Tensor, shape: Shape) -> Tensor:
     """A decode whose draws are the same at every call."""
     torch.manual_seed(0)
     return how(model, given, shape)
-
-
-def captured_decode(options: Callable[[Shape], dict[str, Any]]) -> Decode:
-    """`generate` with its steps captured in CUDA graphs."""
-
-    def decode(model: Any, given: Tensor, shape: Shape) -> Tensor:
-        config = mf.DecodeConfig(**generate_options(shape), **options(shape), cuda_graph=True)
-        return mf.generate(wrapped(model, shape), given, config=config).sequences
-
-    return decode
 
 
 def first_step(model: Any, decode: Callable[[], object]) -> Callable[[], object]:
