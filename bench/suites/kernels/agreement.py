@@ -3,13 +3,15 @@
 Greedy tokens must be equal. Draws cannot be: every system has its own random numbers. What can be compared is the
 distribution they come from: our log-prob of our own token gives the normaliser, hence our probability of *their*
 token, which must be their confidence; and their token must not be one that the filters cut. Both comparisons are made
-twice: on the logits as they are timed, where the system's own rounding shows, and on float32 logits, where nearly none
-does. The latter have no ties: a sort cuts ties at the edge of top-p anywhere, and ours keeps all of them.
+twice: on the logits as they are timed, where the system's own rounding shows, and on float64 logits, where none does
+unless the system goes down to float32 by itself. The latter have no ties: a sort cuts ties at the edge of top-p
+anywhere, and ours keeps all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +20,11 @@ from mdlm_fast.ops import RowScores
 
 from ...baselines.score import Scored
 
-FLOAT32 = 1e-4  # the relative difference of probabilities that float32 sums over a vocabulary may make
+Scores = TypeVar("Scores", RowScores, Scored)
+
+FLOAT64 = 1e-5  # the relative difference that a probability may have from ours, which is float32 at the end
+FLOAT32 = 1e-4  # ... where float32 sums over a vocabulary
+RUNNING = 1e-3  # ... where the edge of top-p is found by a running sum in float32
 
 
 @dataclass(frozen=True)
@@ -42,15 +48,18 @@ class Distribution:
 
 
 def without_ties(logits: Tensor) -> Tensor:
-    """float32 logits that round to these, mostly, with random digits behind theirs."""
+    """float64 logits, of float32 precision as ours reads no more, that mostly round to these: random digits behind."""
     generator = torch.Generator(logits.device).manual_seed(3)
     digits = torch.rand(logits.shape, device=logits.device, generator=generator) - 0.5
-    return logits.float() * (1 + digits * (torch.finfo(logits.dtype).eps / 2))
+    return (logits.float() * (1 + digits * (torch.finfo(logits.dtype).eps / 2))).double()
 
 
-def tolerance(dtype: torch.dtype, rounding: float) -> float:
-    """Relative, of a probability."""
-    return max(FLOAT32, rounding * torch.finfo(dtype).eps)
+def tolerance(dtype: torch.dtype, distribution: Distribution) -> float:
+    """Relative, of a probability that was computed in, or from logits of, a dtype."""
+    if dtype == torch.float64:
+        return FLOAT64
+    least = FLOAT32 if distribution.top_p is None else RUNNING
+    return max(least, distribution.rounding * torch.finfo(dtype).eps)
 
 
 def compare(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distribution) -> float:
@@ -64,7 +73,7 @@ def compare(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distr
         AssertionError: another greedy token, a token that was cut, or a difference beyond rounding.
     """
     z = logits.double()  # [N, V]
-    allowed = tolerance(logits.dtype, distribution.rounding)
+    allowed = max(tolerance(dtype, distribution) for dtype in (logits.dtype, theirs.confidence.dtype))
     if distribution.temperature == 0:
         behind = at(z, ours.token) - at(z, theirs.token)
         assert (behind <= 0).all() or (behind <= allowed).all(), f"other tokens, {behind.max():.2e} nats less likely"
@@ -77,17 +86,20 @@ def compare(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distr
     return relative(theirs.confidence, expected, allowed, "confidence")
 
 
-def compare_statistics(ours: RowScores, theirs: Scored, rounding: float) -> float:
-    """The largest difference of margins, relative to the best probability, and of entropies, to at least a nat.
+def compare_statistics(ours: RowScores, theirs: Scored) -> float:
+    """The largest difference of margins, relative to the best probability, and of entropies, to at least a nat. An
+    entropy that is NaN is left out: in float16 the 1e-10 that Dream adds to a probability is 0.
 
     Raises:
         AssertionError: it is beyond rounding.
     """
     assert ours.logp is not None and ours.margin is not None and ours.entropy is not None
     assert theirs.margin is not None and theirs.entropy is not None
-    allowed = tolerance(theirs.margin.dtype, rounding)
+    allowed = tolerance(theirs.margin.dtype, Distribution())
     best, nat = ours.logp.double().exp(), torch.ones_like(ours.logp)
     margin = relative(theirs.margin, ours.margin.double(), allowed, "margin", best)
+    if theirs.entropy.dtype == torch.float16 and theirs.entropy.isnan().all():
+        return margin
     return max(margin, relative(theirs.entropy, ours.entropy.double(), allowed, "entropy", nat))
 
 
@@ -96,7 +108,7 @@ def check_kept(z: Tensor, token: Tensor, distribution: Distribution, allowed: fl
     above = z > at(z, token)[:, None]  # [N, V]
     if distribution.top_k is not None:
         # Equal logits after division by the temperature share a rank, so rounding may let some more through.
-        clearly = z > (at(z, token) + allowed)[:, None] if allowed > FLOAT32 else above
+        clearly = z > (at(z, token) + allowed)[:, None] if allowed > RUNNING else above
         assert (clearly.sum(-1) < distribution.top_k).all(), "a token beyond top-k"
     if distribution.top_p is not None:
         mass = ((z / distribution.temperature).softmax(-1) * above).sum(-1)
@@ -111,6 +123,11 @@ def relative(theirs: Tensor, expected: Tensor, allowed: float, what: str, least:
     worst = float((difference / scale.clamp(min=floor)).max())
     assert worst <= allowed, f"{what} differs by {worst:.2e} of itself, {allowed:.1e} is allowed"
     return worst
+
+
+def only(scores: Scores, chosen: Tensor) -> Scores:
+    """Scores of the chosen rows, bool [N]."""
+    return scores._replace(**{name: x[chosen] for name, x in scores._asdict().items() if x is not None})
 
 
 def at(z: Tensor, token: Tensor) -> Tensor:

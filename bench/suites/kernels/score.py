@@ -22,7 +22,7 @@ from ...harness.results import OURS
 from ...harness.timing import Candidate
 from ..settings import Cell, Settings
 from . import arena as arenas
-from .agreement import Distribution, compare, compare_statistics, without_ties
+from .agreement import Distribution, compare, compare_statistics, only, without_ties
 from .cell import KernelCell, Prepared, kernel_cell
 from .grid import CENTRE, Shape, centre, cross
 
@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 LLADA, FAST, DREAM, MDPO, ROLLOUT = "LLaDA", "Fast-dLLM", "Dream", "MDPO", "EOSER/CJ-GRPO rollout"
 DINFER, ARRANGED = "dInfer, torch.compile", "torch.compile, arranged"
 
-MOST_TEMPORARIES = 2**28  # bytes; a side that would need more runs on fewer rows
+MOST_TEMPORARIES = 180_000_000  # bytes; a side that would need more runs on fewer rows. At the centre all rows fit
 CHECKED_ROWS = 8
 #: Relative to epsilon of 16-bit logits that were divided by a temperature or filtered by 16-bit sums.
 TEMPERED_ROUNDING = 24.0
@@ -201,22 +201,30 @@ def worth_timing(baseline: Baseline, shape: Shape, settings: Settings) -> bool:
 
 
 def agreement(logits: Tensor, score: Callable[[Tensor], ops.RowScores], baseline: Baseline) -> str:
-    """Compares a system's scores of these rows with ours, as they are and in float32 without ties.
+    """Compares a system's scores of these rows with ours, as they are and in float64 without ties.
+
+    Returns:
+        what is equal, and the largest relative difference of probabilities, margins and entropies.
 
     Raises:
         AssertionError: they differ beyond rounding.
     """
-    found = {}
+    found, notes = [], []
     for z, run in ((without_ties(logits), baseline.function), (logits, baseline.timed())):
         reference, theirs = score(z), run(z)
+        name = str(z.dtype).removeprefix("torch.")
+        possible = theirs.confidence > 0
+        if z.dtype.itemsize == 2 and not possible.all():
+            notes.append(f"{int((~possible).sum())} of {len(z)} draws in {name} have probability 0 by its own account")
+            z, reference, theirs = z[possible], only(reference, possible), only(theirs, possible)
         worst = compare(z, reference, theirs, baseline.distribution)
-        if theirs.margin is not None:
-            worst = max(worst, compare_statistics(reference, theirs, baseline.distribution.rounding))
-        found[str(z.dtype).removeprefix("torch.")] = worst
-    tokens = "equal tokens" if baseline.distribution.temperature == 0 else "the same probability of its draws"
-    if baseline.distribution.temperature > 0 and torch.equal(theirs.token, logits.argmax(-1)):
-        tokens = "its argmax, as its sampler refuses sums of 16-bit probabilities; the same probability of it"
-    return f"{tokens}; relative difference {', '.join(f'{worst:.0e} in {name}' for name, worst in found.items())}"
+        if theirs.margin is not None and theirs.entropy is not None:
+            worst = max(worst, compare_statistics(reference, theirs))
+            if theirs.entropy.isnan().any():
+                notes.append(f"its entropy is NaN in {name}")
+        found.append(f"{worst:.0e} in {name}")
+    what = "equal tokens" if baseline.distribution.temperature == 0 else "the same probability of its draws"
+    return "; ".join([f"{what}, relative difference {', '.join(found)}", *notes])
 
 
 def control(shape: Shape, settings: Settings) -> Prepared:
