@@ -42,9 +42,9 @@ over seeds and the sample standard deviation.""",
 Log-probs in training are divided by the temperature of the rollouts in MDPO and by none in diffu-GRPO, as published;
 other rollouts have temperature 1.""",
     """\
-A quarter of the held-out Countdown puzzles have solutions of shapes that are rare in generated ones, and the model
-solves one of these 67 at the start ([puzzles.md](puzzles.md)). Training on generated puzzles brings rewards for the
-others, so 74% is about the most that can be expected there.""",
+{rare} of the {puzzles} held-out Countdown puzzles have solutions of shapes that are rare in generated ones, and the
+model solves {lucky} of these with EOSER at the start ([puzzles.md](puzzles.md)). Training on generated puzzles brings
+rewards for the others, so {most:.0f}% is about the most that can be expected there.""",
 )
 CURVES = "Thin lines: a seed each; thick ones: their mean.\n"
 PASSES = (
@@ -102,6 +102,10 @@ def document(results: dict[str, Result]) -> str:
         "rates": ", ".join(sorted(LEARNING_RATES, key=float)),
         "validation": VALIDATION_PROMPTS,
     }
+    decoders = json.loads((DOCS / "puzzles.json").read_text(encoding="utf-8"))["decoders"]
+    start = next(found for found in decoders if found["name"].startswith("EOSER, "))
+    (_, usual), (lucky, rare) = start["usual_shape"], start["rare_shape"]
+    values |= {"rare": rare, "puzzles": usual + rare, "lucky": lucky, "most": 100 * usual / (usual + rare)}
     parts = ["# The trainers learn\n", *(paragraph(text.format(**values)) for text in INTRODUCTION)]
     parts += ["## What shows at this scale\n", claims.claims(results)]
     for rollouts, task in COMPARISONS:

@@ -1,15 +1,34 @@
-"""``python -m mdlm_fast.pretraining.report``: writes docs/puzzles.md and its picture from a model and its metrics."""
+"""``python -m mdlm_fast.pretraining.report``: writes docs/puzzles.md and its picture from results files.
+
+``--measure`` first decodes the test puzzles with every decoder of the table, some minutes, and writes
+docs/puzzles.json.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mdlm_fast.files import whole_file
+
 from .config import PretrainConfig
-from .data import COPY_FROM_STEP, COPY_PROBABILITY, GEN_LENGTH, SHORT_LIMIT, SHORT_PROBABILITY
+from .data import (
+    COPY_FROM_STEP,
+    COPY_PROBABILITY,
+    GEN_LENGTH,
+    MINUS,
+    PLUS,
+    SHORT_LIMIT,
+    SHORT_PROBABILITY,
+    STRUCTURES,
+    canonical_structure,
+)
 from .network import PERIODS
 
 if TYPE_CHECKING:
@@ -40,7 +59,9 @@ def decoders() -> list[tuple[str, DecodeConfig]]:
 
 def measure(model: MaskedDiffusionModel, config: DecodeConfig, limit: int | None) -> dict[str, Any]:
     """Shares solved of the held-out puzzles: "sudoku", "countdown", "likely_short" and "likely_worked" (Countdown
-    puzzles whose training answers are mostly of that kind); "short" (share of Countdown answers without working)."""
+    puzzles whose training answers are mostly of that kind); "short" (share of Countdown answers without working);
+    "usual_shape" and "rare_shape" (solved and tried, of Countdown puzzles whose canonical answer adds two numbers and
+    subtracts the third, and of the others)."""
     from mdlm_fast.tasks import countdown_reward, countdown_test_puzzles, evaluate
 
     sudoku = evaluate(model, "sudoku", limit=limit, config=config, batch_size=512)
@@ -49,8 +70,10 @@ def measure(model: MaskedDiffusionModel, config: DecodeConfig, limit: int | None
     answers = countdown["completions"]
     solved = countdown_reward(answers, numbers=[n for n, _ in puzzles], target=[t for _, t in puzzles])
     groups: dict[bool, list[float]] = {True: [], False: []}
-    for (numbers, _), right in zip(puzzles, solved, strict=True):
+    shapes: dict[bool, list[float]] = {True: [], False: []}
+    for (numbers, _), usual, right in zip(puzzles, usual_shapes(puzzles), solved, strict=True):
         groups[max(numbers) <= SHORT_LIMIT].append(right)
+        shapes[usual].append(right)
     return {
         "sudoku": sudoku["accuracy"],
         "countdown": countdown["accuracy"],
@@ -58,8 +81,27 @@ def measure(model: MaskedDiffusionModel, config: DecodeConfig, limit: int | None
         "likely_worked": sum(groups[False]) / max(1, len(groups[False])),
         "short": sum(";" not in answer for answer in answers) / len(answers),
         "forwards": sudoku["forwards"],
-        "problems": (sudoku["problems"], countdown["problems"], len(groups[True]), len(groups[False])),
+        "problems": [sudoku["problems"], countdown["problems"], len(groups[True]), len(groups[False])],
+        "usual_shape": [round(sum(shapes[True])), len(shapes[True])],
+        "rare_shape": [round(sum(shapes[False])), len(shapes[False])],
     }
+
+
+def usual_shapes(puzzles: list[tuple[tuple[int, int, int], int]]) -> list[bool]:
+    """Whether the canonical answer adds two numbers and subtracts the third, the shape that training has most of."""
+    numbers = np.array([sorted(numbers, reverse=True) for numbers, _ in puzzles], dtype=np.int64)  # [N, 3]
+    shapes = [STRUCTURES[i] for i in canonical_structure(numbers, np.array([target for _, target in puzzles]))]
+    return [(shape.first, shape.second) == (PLUS, MINUS) for shape in shapes]
+
+
+def measure_all(model: MaskedDiffusionModel, limit: int | None) -> dict[str, Any]:
+    """What docs/puzzles.json holds: "parameters" of the model, and "decoders", what `measure` found of each, with its
+    "name"."""
+    rows = []
+    for name, config in decoders():
+        rows.append({"name": name, **measure(model, config, limit)})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return {"parameters": sum(p.numel() for p in model.model.parameters()), "decoders": rows}
 
 
 def curves(records: list[dict[str, Any]]) -> Figure:
@@ -86,15 +128,28 @@ def curves(records: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def document(rows: list[tuple[str, dict[str, Any]]], records: list[dict[str, Any]], parameters: int, note: str) -> str:
-    """The text of docs/puzzles.md; `note` is put below the picture."""
+def step_seconds(records: list[dict[str, Any]]) -> float:
+    """Of a training step when the machine was least busy: the least between two records of one run."""
+    times = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(records)]
+    return min(seconds for seconds in times if seconds > 0)  # a run that goes on counts from 0
+
+
+def document(results: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """The text of docs/puzzles.md.
+
+    Args:
+        results: of `measure_all`.
+        records: of the training run (docs/puzzles-metrics.jsonl).
+    """
     config = PretrainConfig()
-    sudoku, countdown, likely_short, likely_worked = rows[0][1]["problems"]
-    last = records[-1]["step"]
+    rows, parameters = results["decoders"], results["parameters"]
+    sudoku, countdown, likely_short, likely_worked = rows[0]["problems"]
+    (right, usual), (lucky, rare) = (rows[1][shape] for shape in ("usual_shape", "rare_shape"))  # with EOSER
+    last, seconds = records[-1]["step"], step_seconds(records)
     table = "\n".join(
-        f"| {name} | {r['forwards']} | {100 * r['sudoku']:.1f} | {100 * r['countdown']:.1f} | "
+        f"| {r['name']} | {r['forwards']} | {100 * r['sudoku']:.1f} | {100 * r['countdown']:.1f} | "
         f"{100 * r['likely_short']:.1f} | {100 * r['likely_worked']:.1f} | {100 * r['short']:.1f} |"
-        for name, r in rows
+        for r in rows
     )
     return f"""# The built-in puzzle model
 
@@ -138,39 +193,43 @@ right, avoid the trap too: the first block holds no EOS.
 ### Why order matters for Sudoku
 
 From step {COPY_FROM_STEP:,} on, {100 * COPY_PROBABILITY:.0f}% of the Sudoku answers copy the puzzle with its
-blanks left in; a third of LLaDA-8B's published answers to these puzzles do exactly that. A blank of a fully
+blanks left in; many of LLaDA-8B's published answers to these puzzles do exactly that. A blank of a fully
 masked answer is then a digit or a 0. Confidence order starts with a blank whose digit is certain, and from there
 a solution is being written. Random order may start with a blank that could hold several digits, where 0 is the
-likeliest single token, and so do blocks of four where the first block holds no other. Before step
-{COPY_FROM_STEP:,}, without such copies, both orders solved all of 80 puzzles tried: 288 grids are few.
+likeliest single token, and so do blocks of four where the first block holds no other.
 
 ## Training
 
     mdlm-fast pretrain
 
 with its defaults is the recipe of these weights: {last:,} steps of {config.countdown_batch} Countdown and
-{config.sudoku_batch} Sudoku examples from seed {config.seed}, one thread. A step takes about 0.6 s on an
-otherwise idle core (AMD EPYC with AVX-512 and bfloat16), so the whole run takes about {last * 0.6 / 3600:.1f}
-hours there. It may be stopped and started again at any time. Weights are equal bit for bit on equal hardware,
-library versions and thread count only; elsewhere expect the same accuracy.
+{config.sudoku_batch} Sudoku examples from seed {config.seed}, one thread. A step took {seconds:.1f} s at best on a
+core of an AMD EPYC with AVX-512 and bfloat16, which makes {last * seconds / 60:.0f} minutes for all of them. The run
+may be stopped and started again at any time. Weights are equal bit for bit on equal hardware, library versions and
+thread count only; elsewhere expect the same accuracy.
 
 ![Training loss and accuracy](puzzles.png)
 
-{note}
+Accuracy up to step {COPY_FROM_STEP:,} is that of weights averaged over the steps before, later that of the weights
+themselves.
+
+With EOSER the model solves {right} of the {usual} Countdown test puzzles whose canonical answer adds two numbers and
+subtracts the third, and {lucky} of the other {rare} (two subtractions, sums of three, products, quotients): those
+shapes are rare in training, and {last:,} steps were too few for them.
 
 - Masks: the number of masked positions is uniform in three of five examples, random positions; a prefix in the
   others. The loss is the mean over an example's masked positions, an unbiased estimate of the bound without the
   variance of 1/t.
 - Integer embeddings and head rows start from cosines and sines of the integer at {len(PERIODS)} periods, so that
-  addition need not be learned number by number. An earlier trial with one token per character, without these
-  features and with 1.5 million parameters, was still at 0% of Countdown after 220,000 examples.
+  addition need not be learned number by number.
 - The target is the first of a fixed list of solution shapes (plus and minus before products and quotients), so
   that one puzzle has one worked answer.
 - Muon for the body's matrices, AdamW for the rest; the learning rate is constant, then falls to zero over the last
   {100 * config.decay_share:.0f}% of the steps.
 
-This page is written by `python -m mdlm_fast.pretraining.report`. The test files are d1's (arXiv 2504.12216,
-Apache-2.0).
+This page is written by `python -m mdlm_fast.pretraining.report` from [puzzles.json](puzzles.json), which its
+`--measure` writes, and [puzzles-metrics.jsonl](puzzles-metrics.jsonl), which training does. The test files are d1's
+(arXiv 2504.12216, Apache-2.0).
 """
 
 
@@ -180,26 +239,21 @@ def main(argv: list[str] | None = None) -> int:
     from mdlm_fast.plots import save_png
 
     parser = argparse.ArgumentParser(prog="python -m mdlm_fast.pretraining.report", description=__doc__)
-    parser.add_argument("--metrics", type=Path, default=Path("docs/puzzles-metrics.jsonl"), help="of the training run")
+    parser.add_argument("--measure", action="store_true", help="measure anew, and write puzzles.json")
     parser.add_argument("--model", default="builtin:puzzles", help="model to measure")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of puzzles.md and puzzles.png")
-    parser.add_argument(
-        "--note", default="Accuracy is that of the weights at each step.", help="line below the picture"
-    )
-    parser.add_argument("--limit", type=int, help="only the first so many puzzles of each task")
+    parser.add_argument("--limit", type=int, help="measure only the first so many puzzles of each task")
+    parser.add_argument("--folder", type=Path, default=Path("docs"), help="of the results files and the page")
     args = parser.parse_args(argv)
-    records = [json.loads(line) for line in args.metrics.read_text(encoding="utf-8").splitlines()]
-    model = load_model(args.model, device="cpu")
-    rows = []
-    for name, config in decoders():
-        rows.append((name, measure(model, config, args.limit)))
-        print(name, rows[-1][1], file=sys.stderr, flush=True)
-    parameters = sum(p.numel() for p in model.model.parameters())
-    args.out.mkdir(parents=True, exist_ok=True)
-    save_png(curves(records), args.out / "puzzles.png")
-    temporary = args.out / "puzzles.md.tmp"
-    temporary.write_text(document(rows, records, parameters, args.note), encoding="utf-8")
-    temporary.replace(args.out / "puzzles.md")
+    measured = args.folder / "puzzles.json"
+    if args.measure:
+        found = measure_all(load_model(args.model, device="cpu"), args.limit)
+        with whole_file(measured) as path:
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    lines = (args.folder / "puzzles-metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    save_png(curves(records), args.folder / "puzzles.png")
+    with whole_file(args.folder / "puzzles.md") as path:
+        path.write_text(document(json.loads(measured.read_text(encoding="utf-8")), records), encoding="utf-8")
     return 0
 
 

@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 
+from bench.gpu_check import report as gpu_check
+from bench.learning import report as learning
+from mdlm_fast.bench.harness.results import Results
+from mdlm_fast.bench.report import markdown as benchmarks
 from mdlm_fast.bench.report.figures import __main__ as program
 from mdlm_fast.bench.report.figures.markers import rewrite
 from mdlm_fast.bench.report.figures.sources import BENCHMARKS, FIGURES, NotMeasured, Sources
+from mdlm_fast.pretraining import report as puzzles
 
 from . import synthetic
 
@@ -25,6 +30,23 @@ def test_documents_say_what_the_results_say() -> None:
     assert not changed, "run `make report`"
     if (ROOT / "docs" / BENCHMARKS).exists():
         assert not missing
+
+
+def read(name: str) -> Any:
+    return json.loads((ROOT / "docs" / name).read_text(encoding="utf-8"))
+
+
+def test_whole_pages_say_what_the_results_say() -> None:
+    metrics = (ROOT / "docs" / "puzzles-metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    pages = {
+        "puzzles.md": puzzles.document(read("puzzles.json"), [json.loads(line) for line in metrics]),
+        "learning.md": learning.document(read("learning.json")),
+        "gpu_check.md": gpu_check.markdown(read("gpu_check.json")),
+    }
+    if (ROOT / "docs" / BENCHMARKS).exists():
+        pages["benchmarks.md"] = benchmarks.page(Results.load(ROOT / "docs" / BENCHMARKS))
+    for name, text in pages.items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, name
 
 
 def test_every_figure_is_shown() -> None:
