@@ -22,7 +22,7 @@ RELEASED = "CJ-GRPO as released"
 
 #: Small enough for a few minutes on two cores.
 SMALL_CENTRE = Case("trained", steps=4, batch=2, generated=32, updates=1)
-SMALL = {"steps": (4, 8), "batch": (2, 4), "generated": (32, 64), "updates": (1, 2)}
+SMALL = {"steps": (4, 8), "batch": (2, 4), "generated": (16, 32), "updates": (1, 2)}
 FULL_CENTRE = Case("trained", steps=8, batch=4, generated=64, updates=2)
 FULL = {"steps": (4, 8, 16, 32), "batch": (2, 4, 8), "generated": (32, 64, 128), "updates": (1, 2, 4)}
 

@@ -5,8 +5,11 @@ It is what an iteration takes beyond weights, gradients and optimizer state, whi
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 
 import torch
 
@@ -14,18 +17,30 @@ from ...harness.memory import PeakMeter
 from .case import WARM_UP_STEPS, Case
 from .sides import OurSide, PlainSide
 
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
 
 def peak_bytes(side: type[OurSide] | type[PlainSide], case: Case) -> int:
     """Of one iteration of a side, in a new process."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once; each process then starts as a copy, without threads
+    if torch.device(case.device).type == "cuda":  # no copy of a process that has asked CUDA for its devices works
+        context: BaseContext = get_context("spawn")
+    else:
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imported once: seconds saved for every process after the first
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(peak_here, side, case, torch.get_num_threads()).result()
+        return pool.submit(begin_and_peak, side, case, torch.get_num_threads()).result()
 
 
-def peak_here(side: type[OurSide] | type[PlainSide], case: Case, threads: int) -> int:
-    """Of one iteration of a side in this process, after a short one."""
+def begin_and_peak(side: type[OurSide] | type[PlainSide], case: Case, threads: int) -> int:
+    """`peak_here` in a process that does nothing else."""
     torch.set_num_threads(threads)
+    if sys.platform == "linux":  # every tensor of a megabyte gets pages of its own, which go back when it is freed
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
+    return peak_here(side, case)
+
+
+def peak_here(side: type[OurSide] | type[PlainSide], case: Case) -> int:
+    """Of one iteration of a side in this process, after a short one."""
     return of_plain(case) if side is PlainSide else of_ours(case)
 
 
