@@ -153,8 +153,6 @@ def gpu_decode(sources: Sources) -> str:
     sides["body alone"] = "the body alone"
     rows = [
         [f"{decode['batch']}", f"{decode['temperature']:g}", *(f"{decode[side]:.1f}" for side in sides)]
-        for decode in sources.json("gpu_decode.json", "python -m bench.decode_gpu --json docs/gpu_decode.json")[
-            "decodes"
-        ]
+        for decode in sources.json("gpu_decode.json", "git checkout docs/gpu_decode.json")["decodes"]
     ]
     return rows_table(["prompts", "temperature", *sides.values()], rows, texts=0)
