@@ -67,20 +67,26 @@ class State:
         self.quota = (torch.arange(batch) % 8 + 1).int().to(device)
         self.threshold = torch.full((batch,), LEAST, device=device)
         self.step = torch.zeros(1, dtype=torch.int32, device=device)
-        self.record: dict[str, Any] = {
-            "commit_step": torch.full((batch, length), -1, dtype=torch.int16, device=device),
-            "commit_logp": torch.zeros(batch, length, device=device),
-            "masks_left": torch.zeros(batch, dtype=torch.int32, device=device),
-            "done": torch.zeros(batch, dtype=torch.bool, device=device),
-            "next_rows": torch.zeros_like(self.rows),
-            "num_next_rows": torch.zeros(1, dtype=torch.int32, device=device),
-        }
+        self.record = empty_record(batch, length, self.rows)
         self.logp = self.score.log()
 
     def copy(self) -> tuple[Tensor, Tensor]:
         """Canvas and masked to write to."""
         canvas, masked = self.start
         return canvas.clone(), masked.clone()
+
+
+def empty_record(batch: int, length: int, rows: Tensor) -> dict[str, Any]:
+    """What `select_commit_` writes besides canvas and masked, for a canvas [batch, length] and the rows int32 [C]."""
+    device = rows.device
+    return {
+        "commit_step": torch.full((batch, length), -1, dtype=torch.int16, device=device),
+        "commit_logp": torch.zeros(batch, length, device=device),
+        "masks_left": torch.zeros(batch, dtype=torch.int32, device=device),
+        "done": torch.zeros(batch, dtype=torch.bool, device=device),
+        "next_rows": torch.zeros_like(rows),
+        "num_next_rows": torch.zeros(1, dtype=torch.int32, device=device),
+    }
 
 
 def cells(settings: Settings) -> Iterator[Cell]:
