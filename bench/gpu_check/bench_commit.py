@@ -11,6 +11,7 @@ from bench.gpu_check import baselines
 from bench.gpu_check.settings import Settings
 from bench.gpu_check.timing import measure
 from bench.gpu_check.worker import Item, able
+from bench.suites.kernels.commit import empty_record
 from mdlm_fast import ops
 
 SHAPES = ((1, 256), (8, 256), (64, 256), (1, 1024), (8, 1024), (64, 1024))
@@ -33,14 +34,7 @@ class State:
         self.quota = torch.randint(0, 8, (batch,), generator=g).int().to(device)
         self.threshold = torch.full((batch,), -0.1, device=device)
         self.step = torch.zeros(1, dtype=torch.int32, device=device)
-        self.record: dict[str, Any] = {
-            "commit_step": torch.full((batch, length), -1, dtype=torch.int16, device=device),
-            "commit_logp": torch.zeros(batch, length, device=device),
-            "masks_left": torch.zeros(batch, dtype=torch.int32, device=device),
-            "done": torch.zeros(batch, dtype=torch.bool, device=device),
-            "next_rows": torch.zeros_like(self.rows),
-            "num_next_rows": torch.zeros(1, dtype=torch.int32, device=device),
-        }
+        self.record = empty_record(batch, length, self.rows)
         # What the eager loop starts from.
         self.scores = torch.full((batch * length,), -torch.inf).index_copy_(0, rows.long(), self.confidence.cpu())
         self.scores = self.scores.view(batch, length).to(device)
