@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from mdlm_fast.bench.suites.decode.cell import seeded
-from mdlm_fast.bench.suites.decode.check import agreement, prompts, timed_model
+from mdlm_fast.bench.suites.decode.cell import decode
+from mdlm_fast.bench.suites.decode.check import agreement, timed_model
 from mdlm_fast.bench.suites.decode.shape import Shape
 from mdlm_fast.bench.suites.decode.systems import SYSTEMS
 
@@ -24,5 +24,4 @@ def test_decode(benchmark: BenchmarkFixture, decoder: str, temperature: float, s
     agreement(shape, "cpu")
     system = SYSTEMS[decoder]
     how = system.ours if side == "ours" else system.baseline
-    arguments = (how, timed_model(shape.vocab, "cpu"), prompts(shape, "cpu"), shape)
-    benchmark.pedantic(seeded, args=arguments, rounds=3, warmup_rounds=1)
+    benchmark.pedantic(decode(how, timed_model(shape.vocab, "cpu"), shape, "cpu"), rounds=3, warmup_rounds=1)

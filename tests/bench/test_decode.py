@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mdlm_fast.bench.baselines import dinfer, dream, eoser, fast_dllm, llada, mdpo
 from mdlm_fast.bench.baselines.model import Size, mask_id, random_model, random_prompts
+from mdlm_fast.bench.harness.results import Side
+from mdlm_fast.bench.harness.spread import Spread
 from mdlm_fast.bench.suites.decode import captured, cell, cells, check, systems
 from mdlm_fast.bench.suites.decode.passes import passes, split
 from mdlm_fast.bench.suites.decode.shape import LAYOUTS, Shape, shapes
@@ -213,6 +215,15 @@ def test_a_record(tiny: Any, decoder: str, longest: float, monkeypatch: pytest.M
         assert side.figures["tokens_per_second"] == pytest.approx(32 / side.seconds.median)
         assert 0 < side.figures["outside_share"] < 1
     assert "head_seconds" in theirs.figures and "head_seconds" not in ours.figures
+
+
+def test_the_reason_of_a_loss() -> None:
+    slow, fast = (Side(ratio=Spread(0.8, 0.7, 0.9, 3), figures={"outside_seconds": s}) for s in (2e-3, 1e-3))
+    found = cell.reason(slow, fast, Shape("Dream", vocab=1024))
+    assert (
+        found is not None and "rows of 1,024 ids" in found and "2.00 ms outside the model, of theirs 1.00 ms" in found
+    )
+    assert cell.reason(fast, slow, Shape("Dream", vocab=1024)) is None
 
 
 def test_a_baseline_that_does_not_fit(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""One cell: the decoders agree, then they are timed in turns, then once more with a watch on the model.
+"""One cell: the decoders agree, then a watch on the model sees where their time goes, then they are timed in turns.
 
 Where the published loop would take too long, a single step of it is timed and multiplied: the first step of the same
 decode with half of its tokens given, whose cost is that of a mean step. Ours always runs whole.
@@ -7,7 +7,7 @@ decode with half of its tokens given, whose cost is that of a mean step. Ours al
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,17 +17,20 @@ from torch import Tensor
 from ...harness.memory import peak_bytes
 from ...harness.results import OURS, Record, Side, timed_sides
 from ...harness.timing import Candidate, Stopwatch, interleave
-from ..settings import MOST_BYTES, MOST_SECONDS, Settings
+from ..settings import MOST_BYTES, Settings
 from . import captured
 from .check import agreement, checked, prompts, timed_model
-from .passes import Passes, passes, split
-from .shape import Shape
-from .systems import SYSTEMS, Decode
+from .passes import Passes, Split, passes, split
+from .shape import SMALL_VOCAB, Shape
+from .systems import SYSTEMS, Decode, System
 
 CAPTURED = "ours, captured"
-#: Seconds of the longest baseline that is decoded whole, in the small set and in the full one.
-LONGEST = {False: 1.5, True: MOST_SECONDS / 3}
-SPLITS = 3
+#: Seconds of the longest baseline that is decoded whole, in the small set and in the full one. A cell decodes it five
+#: times.
+LONGEST = {False: 1.0, True: 6.0}
+WATCHED_STEPS = 3
+
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,26 @@ class Way:
     """A decoder in this cell.
 
     Attributes:
-        call: what is timed: a whole decode or one step.
-        whole: passes of the whole decode.
-        factor: the whole over what is timed.
+        call: what is timed: the whole decode or one step.
         peak: what the memory is measured of: the whole decode, or its first step, which needs the most.
+        passes: of the whole decode.
+        stepwise: whether `call` is one step.
+        watched: `call` seen from the model; empty where the model's modules are not called.
     """
 
-    call: Callable[[], object]
-    whole: Passes
-    factor: float
-    peak: Callable[[], object]
+    call: Call
+    peak: Call
+    passes: Passes
+    stepwise: bool
+    watched: Sequence[Split]
 
     @property
     def extrapolated_from(self) -> str | None:
-        return f"1 of {self.whole.forwards} steps" if self.factor != 1 else None
+        return f"1 of {self.passes.forwards} steps" if self.stepwise else None
+
+    def candidate(self, name: str) -> Candidate:
+        factor = float(self.passes.forwards) if self.stepwise else 1.0
+        return Candidate(name, lambda _: self.call(), None, factor, self.extrapolated_from)
 
 
 def measure(shape: Shape, settings: Settings) -> Record:
@@ -62,32 +71,20 @@ def measure(shape: Shape, settings: Settings) -> Record:
     """
     device = settings.device
     model = timed_model(shape.vocab, device)
-    found = {shape.decoder: agreement(checked(shape), device)}
     system = SYSTEMS[shape.decoder]
+    found = {shape.decoder: agreement(checked(shape), device)}
 
-    def decode(how: Decode, shape: Shape) -> Callable[[], object]:
-        given = prompts(shape, device)
-        return lambda: seeded(how, model, given, shape)
-
-    ours = decode(system.ours, shape)
-    count = passes(model, ours)
-    ways = {OURS: Way(ours, count, 1.0, ours)}
-    if system.paced is not None:
-        count = passes(model, decode(system.paced, shape))
-    one_row = replace(shape, batch=1)
-    needed = peak_bytes(first_step(model, decode(system.baseline, one_row)), device) * system.rows(shape.batch)
+    ours = decode(system.ours, model, shape, device)
+    ways = {OURS: whole(model, ours, ours, device)}
+    needed = needed_bytes(system, model, shape, device)
     if needed <= MOST_BYTES:
-        longest = min(LONGEST[settings.full], MOST_SECONDS)
-        baseline, half = decode(system.baseline, shape), decode(system.baseline, shape.half_done)
-        ways[shape.decoder] = baseline_way(
-            model, baseline, half, count.rows // system.rows(shape.batch), longest, device
-        )
+        ways[shape.decoder] = baseline_way(system, model, shape, ways[OURS], LONGEST[settings.full], device)
     if system.captured is not None and torch.device(device).type == "cuda":
         found[CAPTURED] = captured.agreement(shape, device)
-        graphs = decode(captured.generate, shape)
-        ways[CAPTURED] = Way(graphs, ways[OURS].whole, 1.0, graphs)
+        graphs = decode(captured.generate, model, shape, device)
+        ways[CAPTURED] = Way(graphs, graphs, ways[OURS].passes, False, ())
 
-    candidates = [candidate(name, way) for name, way in ways.items()]
+    candidates = [way.candidate(name) for name, way in ways.items()]
     sides = timed_sides(interleave(candidates, device=device, seconds=settings.seconds))
     for name, way in ways.items():
         side = sides[name]
@@ -95,69 +92,88 @@ def measure(shape: Shape, settings: Settings) -> Record:
         side.extrapolated_from = way.extrapolated_from
         side.peak_bytes = peak_bytes(way.peak, device)
         side.figures = figures(side, way, shape)
-        if name != CAPTURED:  # a replayed graph calls no module
-            side.figures |= outside(model, way, device, head=name != OURS)
     if needed > MOST_BYTES:
         sides[shape.decoder] = Side(
             agreement=found[shape.decoder], verdict=f"does not fit: needs {needed / 1e9:.1f} GB"
         )
+    else:
+        sides[shape.decoder].figures["head_seconds"] = median(ways[shape.decoder], lambda one: one.head / one.forwards)
+        sides[shape.decoder].reason = reason(sides[OURS], sides[shape.decoder], shape)
     return Record("decode", shape.case(), sides, {"tokens": float(shape.batch * shape.generated)})
 
 
-def candidate(name: str, way: Way) -> Candidate:
-    return Candidate(name, lambda _: way.call(), None, way.factor, way.extrapolated_from)
+def decode(how: Decode, model: Any, shape: Shape, device: str) -> Call:
+    """A decode of `shape`, its draws the same at every call."""
+    given = prompts(shape, device)
+
+    def call() -> Tensor:
+        torch.manual_seed(0)
+        return how(model, given, shape)
+
+    return call
 
 
-def seeded(how: Decode, model: Any, given: Tensor, shape: Shape) -> Tensor:
-    """A decode whose draws are the same at every call."""
-    torch.manual_seed(0)
-    return how(model, given, shape)
+def first_step(model: Any, call: Call) -> Call:
+    return lambda: passes(model, call, most=1)
 
 
-def first_step(model: Any, decode: Callable[[], object]) -> Callable[[], object]:
-    return lambda: passes(model, decode, most=1)
+def needed_bytes(system: System, model: Any, shape: Shape, device: str) -> int:
+    """What the baseline would have in use at its peak: that of a step with one prompt, times the prompts of a pass."""
+    one = decode(system.baseline, model, replace(shape, batch=1), device)
+    return peak_bytes(first_step(model, one), device) * system.rows(shape.batch)
 
 
-def baseline_way(
-    model: Any,
-    baseline: Callable[[], object],
-    half: Callable[[], object],
-    forwards: int,
-    longest: float,
-    device: str,
-) -> Way:
-    """The whole decode, or where that would last longer than `longest` seconds a step of it.
+def whole(model: Any, call: Call, peak: Call, device: str) -> Way:
+    """A decode that is timed whole."""
+    call()  # so that nothing is done for the first time while it is watched
+    watched = split(model, call, device)
+    return Way(call, peak, watched.passes, False, [watched])
 
-    half: the same decode with half of its tokens given. forwards: passes of the whole, where it is extrapolated.
-    """
-    start, step = first_step(model, baseline), first_step(model, half)
+
+def baseline_way(system: System, model: Any, shape: Shape, ours: Way, longest: float, device: str) -> Way:
+    """The baseline whole, or where that would last longer than `longest` seconds, a step of it."""
+    start = first_step(model, decode(system.baseline, model, shape, device))
+    step = first_step(model, decode(system.baseline, model, shape.half_done, device))
+    paced = ours.passes
+    if system.paced is not None:
+        paced = passes(model, decode(system.paced, model, shape, device))
+    forwards = paced.rows // system.rows(shape.batch)
     step()
-    seconds = Stopwatch(device).sample(Candidate("a step", lambda _: step()), 1)
-    if seconds * forwards <= longest:
-        return Way(baseline, passes(model, baseline), 1.0, start)
-    return Way(step, Passes(forwards, forwards * passes(model, half, most=1).rows), float(forwards), start)
+    if Stopwatch(device).sample(Candidate("a step", lambda _: step()), 1) * forwards <= longest:
+        return whole(model, decode(system.baseline, model, shape, device), start, device)
+    return Way(
+        step, start, Passes(forwards, paced.rows), True, [split(model, step, device) for _ in range(WATCHED_STEPS)]
+    )
+
+
+def median(way: Way, of: Callable[[Split], float]) -> float:
+    return statistics.median(of(one) for one in way.watched)
 
 
 def figures(side: Side, way: Way, shape: Shape) -> dict[str, float]:
-    """Throughput and latency, from the median."""
+    """Throughput and latency from the median of the timed rounds; what is outside the model from the watched calls."""
     assert side.seconds is not None
     seconds, tokens = side.seconds.median, shape.batch * shape.generated
-    return {
-        "forwards": way.whole.forwards,
-        "tokens_per_forward": tokens / way.whole.rows,
+    found = {
+        "forwards": way.passes.forwards,
+        "tokens_per_forward": tokens / way.passes.rows,
         "latency_seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "step_seconds": seconds / way.whole.forwards,
+        "step_seconds": seconds / way.passes.forwards,
     }
-
-
-def outside(model: Any, way: Way, device: str, *, head: bool) -> dict[str, float]:
-    """What a step spends outside the model's body: medians over decodes, or steps, that are watched and not timed."""
-    watched = [split(model, way.call, device) for _ in range(SPLITS)]
-    found = {
-        "outside_seconds": statistics.median(one.outside / one.forwards for one in watched),
-        "outside_share": statistics.median(one.outside / one.whole for one in watched),
-    }
-    if head:
-        found["head_seconds"] = statistics.median(one.head / one.forwards for one in watched)
+    if way.watched:
+        found["outside_seconds"] = median(way, lambda one: one.outside / one.forwards)
+        found["outside_share"] = median(way, lambda one: one.outside / one.whole)
     return found
+
+
+def reason(ours: Side, baseline: Side, shape: Shape) -> str | None:
+    """Why the baseline is faster, where it is and we know."""
+    assert baseline.ratio is not None
+    mine, theirs = (side.figures["outside_seconds"] for side in (ours, baseline))
+    if baseline.ratio.median >= 1 or mine <= theirs or shape.vocab > SMALL_VOCAB:
+        return None
+    return (
+        f"rows of {shape.vocab:,} ids cost little to score, so calls decide: a step of ours spends "
+        f"{mine * 1e3:.2f} ms outside the model, of theirs {theirs * 1e3:.2f} ms"
+    )

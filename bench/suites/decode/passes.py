@@ -62,13 +62,17 @@ class Split:
         whole: all of it.
         body: in the model's body, which every decoder has to run as often as it takes steps.
         head: in the LM head's module, where one ran: for ours the product and the scoring in one.
-        forwards: passes.
+        passes: in it.
     """
 
     whole: float
     body: float
     head: float
-    forwards: int
+    passes: Passes
+
+    @property
+    def forwards(self) -> int:
+        return self.passes.forwards
 
     @property
     def outside(self) -> float:
@@ -84,7 +88,7 @@ def split(model: Any, decode: Callable[[], object], device: str) -> Split:
         found = passes(model, decode)
         _wait(device)
         whole = time.perf_counter() - begin
-    return Split(whole, sum(body), sum(head), found.forwards)
+    return Split(whole, sum(body), sum(head), found)
 
 
 @contextmanager
