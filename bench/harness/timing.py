@@ -96,19 +96,22 @@ def interleave(
     samples: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     used = dict.fromkeys(samples, 0.0)
     collecting = gc.isenabled()
-    for _ in range(most_rounds):
-        running = [c for c in candidates if len(samples[c.name]) < LEAST_ROUNDS or used[c.name] < seconds]
-        if not running:
-            break
-        order.shuffle(running)
-        gc.collect()
-        gc.disable()
-        try:
+    gc.collect()
+    gc.freeze()  # what is there stays; a collection between rounds looks at what they left alone
+    try:
+        for _ in range(most_rounds):
+            running = [c for c in candidates if len(samples[c.name]) < LEAST_ROUNDS or used[c.name] < seconds]
+            if not running:
+                break
+            order.shuffle(running)
+            gc.collect()
+            gc.disable()
             for candidate in running:
                 sample = stopwatch.sample(candidate, calls[candidate.name])
                 samples[candidate.name].append(sample)
                 used[candidate.name] += sample / candidate.factor * calls[candidate.name]
-        finally:
-            if collecting:
-                gc.enable()
+    finally:
+        gc.unfreeze()
+        if collecting:
+            gc.enable()
     return samples

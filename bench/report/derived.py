@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..harness.results import OURS, Record, Side
+from ..harness.results import CEILING, ONE_THREAD, OURS, READ, Record, Side
 from ..harness.spread import Spread
 
-READ = "read"
-ONE_THREAD = "ours, 1 thread"
-CEILING = "ceiling"
 #: Sides that do less than the work of the cell, so that being faster than ours is no win of theirs.
 LESS_WORK = (READ, "library GEMM alone")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...harness.results import CEILING
 from .. import tables_kernels, wording
-from ..derived import CEILING, geometric_mean, loses
+from ..derived import geometric_mean, loses
 from ..markdown import markdown_table, with_title
 from ..summary import SUITES, Comparison, comparisons
 from .sources import NotMeasured, Sources, figure, register, rows_table

@@ -30,7 +30,7 @@ def pictures(view: View) -> Iterator[Picture]:
     """One an op of the kernel suite, one of decoding."""
     kernels = [record for _, _, chosen in by_variant(view.suite("kernels")) for record in chosen]
     for op, records in grouped(kernels, lambda record: str(record.case.get("op"))).items():
-        yield from _picture(view, "kernels", op, f"{op}: cost against rows and vocabulary", records, ("rows", "vocab"))
+        yield from _picture(view, "kernels", op, f"{op}: cost against size", records, ("rows", "vocab", "length"))
     yield from _picture(
         view,
         "decode",

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...harness.results import OURS, Record
+from ...harness.results import CEILING, OURS, Record
 from .. import wording
-from ..derived import CEILING, baselines, gb_per_s, gflop_per_s, intensity
+from ..derived import baselines, gb_per_s, gflop_per_s, intensity
 from ..tables_kernels import by_variant
 from ..views import View, centre, grouped
 from .picture import Picture, file_name
@@ -43,7 +43,7 @@ def pictures(view: View) -> Iterator[Picture]:
             "Lines: bandwidth of reading memory and rate of the library's matrix product, both measured in this run "
             "with all threads. Filled: ours; hollow: baselines doing the same useful work; each shape is an op, the "
             "central cell of each variant and, for ops with the LM head, every number of rows. Operations and bytes "
-            "are those of the useful work, so what a baseline does on top shows as a lower point."
+            "are those of the useful work (an exponential is one), so what a baseline does on top shows as a lower point."
         )
         yield Picture(file_name(view, "kernels-roofline"), "kernels", title, caption, draw(title, panels, view.machine))
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
-from ...harness.results import Record, timed_sides
+from ...harness.results import CEILING, Record, timed_sides
 from ...harness.timing import Candidate, interleave
 from ..settings import Cell, Settings
 from . import arena as arenas
 from .cell import reader
 from .grid import DTYPES, Shape
 
-CEILING = "ceiling"
 WINDOW = Shape(torch.bfloat16, 512, 126_464)  # 130 MB
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices: large enough to be bound by arithmetic
 

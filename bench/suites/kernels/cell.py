@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from ...harness.memory import peak_bytes
-from ...harness.results import OURS, Record, timed_sides
+from ...harness.results import ONE_THREAD, OURS, READ, Record, timed_sides
 from ...harness.timing import Candidate, interleave
 from ..settings import Cell, Settings
-
-ONE_THREAD = "ours, 1 thread"
-READ = "read"
 
 
 @dataclass

@@ -22,8 +22,8 @@ from ...harness.timing import Candidate
 from ..settings import Cell, Settings
 from .cell import Prepared, kernel_cell
 
-SHAPES = ((1, 64), (8, 256), (64, 1024))
-FULL_SHAPES = tuple((batch, length) for batch in (1, 8, 64) for length in (64, 256, 1024))
+SHAPES = ((1, 64), (8, 64), (8, 256), (8, 1024), (8, 4096), (64, 1024))
+FULL_SHAPES = tuple((batch, length) for batch in (1, 8, 64) for length in (64, 256, 1024, 4096))
 MASKED = 0.7
 MASK_ID = 126_336
 QUOTA, THRESHOLD, RCR = "quota", "threshold", "RCR"

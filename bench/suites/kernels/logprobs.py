@@ -31,6 +31,9 @@ from .score import FEW_LOGITS, FIXED_COST
 
 FORWARD, BOTH, ENTROPY = "forward", "forward + backward", "log-prob and entropy"
 DENSE, TRL, CHUNKED = "log_softmax + gather", "TRL", "chunked linear cross-entropy"
+#: Useful operations a logit, counted as `score.OPERATIONS`: log-prob, with the entropy, with the gradient (subtract,
+#: exponential, two products).
+OPERATIONS = {FORWARD: 4.0, ENTROPY: 6.0, BOTH: 8.0}
 TRAINING_ROWS = (128, 512, 1024)
 TRAINING_VOCABULARIES = (32_000, 126_464)
 
@@ -108,7 +111,11 @@ def logits_cell(shape: Shape, variant: str, settings: Settings) -> KernelCell:
     def prepare() -> Prepared:
         arena = arenas.arena(shape.dtype, settings.device)
         problem = Problem(lambda i: (arena.window(i, shape.rows, shape.vocab),), *upstream(shape, settings))
-        work = {"bytes": float(shape.nbytes * (3 if variant == BOTH else 1)), "tokens": float(shape.rows)}
+        work = {
+            "bytes": float(shape.nbytes * (3 if variant == BOTH else 1)),
+            "operations": OPERATIONS[variant] * shape.elements,
+            "tokens": float(shape.rows),
+        }
         prepared = prepared_sides(ON_LOGITS[variant], problem, variant, work)
         if shape.elements < FEW_LOGITS:
             prepared.reasons = dict.fromkeys((DENSE, TRL), FIXED_COST)

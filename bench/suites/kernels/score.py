@@ -40,6 +40,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     TOP_K: {**DRAWN, "top_k": 50},
 }
 
+#: Useful operations a logit: compare, subtract, exponential, add; the runner-up's comparison and the entropy's product
+#: and sum; for a temperature its factor, another exponential and sum. An exponential counts as one.
+OPERATIONS = {GREEDY: 4.0, FIVE: 7.0, SAMPLED: 7.0}
+
 LLADA, FAST, DREAM, MDPO, ROLLOUT = "LLaDA", "Fast-dLLM", "Dream", "MDPO", "EOSER/CJ-GRPO rollout"
 DINFER, ARRANGED = "dInfer, torch.compile", "torch.compile, arranged"
 
@@ -182,6 +186,8 @@ def prepared(shape: Shape, variant: str, settings: Settings) -> Prepared:
         return {name: agreement(z, compared, baseline) for name, baseline in chosen.items()}
 
     work = {"bytes": float(shape.nbytes), "tokens": float(shape.rows)}
+    if variant in OPERATIONS:
+        work["operations"] = OPERATIONS[variant] * shape.elements
     reasons = dict.fromkeys(chosen, FIXED_COST) if shape.elements < FEW_LOGITS else {}
     return Prepared(candidates, check, work, window, peaks, reasons)
 
