@@ -19,8 +19,8 @@ from mdlm_fast.files import whole_file
 from .spread import Spread, ratio
 
 FORMAT = 1
-#: Sides that are no published system: this package, the same on one thread, reading the op's bytes and nothing else, and
-#: what a machine's ceiling is measured by.
+#: Sides that are no published system: this package, the same on one thread, reading the op's bytes and nothing else,
+#: and what a machine's ceiling is measured by.
 OURS, ONE_THREAD, READ, CEILING = "ours", "ours, 1 thread", "read", "ceiling"
 
 
