@@ -82,7 +82,7 @@ def test_a_record_has_every_side_and_how_it_agrees(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     record = score.score_cell(TOY, score.GREEDY, QUICK).measure()
     assert set(record.sides) == {"ours", "ours, 1 thread", "read", "LLaDA", "Fast-dLLM"}
-    assert record.work == {"bytes": 8000.0, "tokens": 4.0}
+    assert record.work == {"bytes": 8000.0, "operations": 16000.0, "tokens": 4.0}
     assert record.sides["LLaDA"].agreement and record.sides["LLaDA"].peak_bytes is not None
     assert all(side.seconds is not None and side.seconds.median > 0 for side in record.sides.values())
     for side in record.sides.values():

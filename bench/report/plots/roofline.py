@@ -43,7 +43,7 @@ def pictures(view: View) -> Iterator[Picture]:
             "Lines: bandwidth of reading memory and rate of the library's matrix product, both measured in this run "
             "with all threads. Filled: ours; hollow: baselines doing the same useful work; each shape is an op, the "
             "central cell of each variant and, for ops with the LM head, every number of rows. Operations and bytes "
-            "are those of the useful work (exponentials are one each); what a baseline does on top shows as a lower point."
+            "are those of the useful work (an exponential is one); what a baseline does beyond shows as a lower point."
         )
         yield Picture(file_name(view, "kernels-roofline"), "kernels", title, caption, draw(title, panels, view.machine))
 
