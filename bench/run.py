@@ -17,6 +17,8 @@ from .report.terminal import show
 from .suites.settings import Cell, Settings
 
 SUITES = ("kernels", "decode", "quality", "rl")
+#: What two runs have in common if one may go on where the other stopped.
+SAME = ("machine", "commit", "packages", "full", "seconds")
 
 
 def run(
@@ -34,7 +36,7 @@ def run(
         suites: names, of SUITES.
         path: the results file; created or merged into.
         where: only cells whose case has these values, compared as text.
-        resume: leave out cells that the file has from this machine and commit.
+        resume: leave out cells that the file has from this machine, commit, versions and settings.
         console: for progress and tables.
 
     Returns:
@@ -42,14 +44,16 @@ def run(
         disagrees, memory that ran out) ends its cell alone.
 
     Raises:
-        ValueError: no cell has these values, a suite needs a package that is not there, or `path` is not a results
-            file.
+        ValueError: no cell has these values, `resume` where files were changed since the commit, a suite needs a
+            package that is not there, or `path` is not a results file.
     """
     results = Results.load(path)
-    here = environment(settings.device)
+    here = environment(settings.device) | {"full": settings.full, "seconds": settings.seconds}
     name = results.start_run(here)
     if here["load"] > 0.5 * here["cores"]:
         console.print(f"The machine is busy (load {here['load']} on {here['cores']} cores): expect wide quartiles.")
+    if resume and here["commit"].endswith("-dirty"):
+        raise ValueError(f"--resume needs to know the commit, but files were changed since {here['commit'][:-6]}")
     done = measured_before(results, here) if resume else set()
     cells = {suite: list(chosen(suite, settings, where)) for suite in suites}
     if not any(cells.values()):
@@ -63,6 +67,8 @@ def run(
             try:
                 record = cell.measure()
             except Exception as error:
+                results.drop(cell.suite, cell.case, name)  # what was measured before no longer agrees
+                results.save(path)
                 failures.append(f"{suite} {describe(cell.case)}: {type(error).__name__}: {error}")
                 console.print(failures[-1], style="red", markup=False)
                 continue
@@ -97,11 +103,11 @@ def case_key(suite: str, case: Mapping[str, object]) -> tuple[object, ...]:
 
 
 def measured_before(results: Results, here: Mapping[str, object]) -> set[tuple[object, ...]]:
-    """Cells that the results have from this machine and commit."""
+    """Cells that the results have from such a run."""
     return {
         case_key(record.suite, record.case)
         for record in results.records
-        if all(results.runs[record.run][name] == here[name] for name in ("machine", "commit"))
+        if all(results.runs[record.run][name] == here[name] for name in SAME)
     }
 
 
@@ -110,14 +116,17 @@ def describe(case: Mapping[str, object]) -> str:
 
 
 def with_progress(suite: str, cells: Sequence[Cell], console: Console) -> Iterator[Cell]:
-    """The cells, with a bar that names the one being measured; one line each where there is no terminal."""
+    """The cells, with a bar that names the one being measured; one line each where there is no terminal. The bar stands
+    still during a measurement."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     width = max(20, (console.width or os.get_terminal_size().columns) - 50)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, auto_refresh=False
+    ) as progress:
         task = progress.add_task(suite, total=len(cells))
         for number, cell in enumerate(cells, 1):
             text = f"{suite}: {describe(cell.case)}"
-            progress.update(task, description=text[:width])
+            progress.update(task, description=text[:width], refresh=True)
             if not console.is_terminal:
                 console.print(f"[{number}/{len(cells)}] {text}", markup=False, highlight=False)
             yield cell

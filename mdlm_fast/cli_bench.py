@@ -24,7 +24,10 @@ def bench(
         typer.Option(metavar="FIELD=VALUE", help="Only cells with this value, e.g. op=score_rows; may be repeated."),
     ] = [],  # noqa: B006 - typer copies it
     resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out what the results file has of this machine and commit.")
+        bool,
+        typer.Option(
+            "--resume", help="Leave out what the results file has of this machine, commit, versions and settings."
+        ),
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where it is there.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch. Default: torch's choice.")] = None,
@@ -53,7 +56,9 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device {device!r} is not cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs")
+    if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: torch sees no GPU here")
     console = Console(stderr=json_output)
     settings = Settings(device, full, seconds if seconds is not None else (1.0 if full else 0.4))

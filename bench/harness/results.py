@@ -2,8 +2,7 @@
 
 A cell is a suite and a case (op, dtype, rows, ...). Its record holds every side that was timed in the same rounds and
 names the run, whose entry says on which machine, with which versions and when. A cell measured again on the same
-machine
-replaces its record; other machines' records stay.
+machine replaces its record; other machines' records stay.
 """
 
 from __future__ import annotations
@@ -123,10 +122,15 @@ class Results:
     def put(self, record: Record, run: str) -> None:
         """Adds a record of a run in the place of the one of the same cell and machine; drops runs nobody names."""
         record.run = run
-        key = self.key(record)
-        self.records = [other for other in self.records if self.key(other) != key] + [record]
+        self.drop(record.suite, record.case, run)
+        self.records.append(record)
         named = {other.run for other in self.records} | {run}
         self.runs = {name: environment for name, environment in self.runs.items() if name in named}
+
+    def drop(self, suite: str, case: dict[str, Any], run: str) -> None:
+        """Removes the record that a run's record of this cell would have replaced."""
+        key = self.key(Record(suite, case, {}, run=run))
+        self.records = [record for record in self.records if self.key(record) != key]
 
     def key(self, record: Record) -> str:
         """Machine, suite and case: what at most one record has."""

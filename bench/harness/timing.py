@@ -20,6 +20,7 @@ Call = Callable[[int], object]
 LEAST_SAMPLE = 2e-3  # seconds
 MOST_CALLS = 1000  # in a sample
 LEAST_ROUNDS = 3
+LONG_CALL = 1.0  # seconds; one call warms up where it takes longer
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,17 @@ class Candidate:
     extrapolated_from: str | None = None
 
 
+def synchronize(device: str) -> None:
+    """Waits until a GPU has done what it was given; a CPU has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Stopwatch:
     """Wall-clock seconds of a call; on a GPU until the device has finished it."""
 
     def __init__(self, device: str) -> None:
-        self._cuda = torch.device(device).type == "cuda"
+        self._device = device
         self._calls = 0
 
     def sample(self, candidate: Candidate, calls: int) -> float:
@@ -55,20 +62,16 @@ class Stopwatch:
         if candidate.threads is not None:
             torch.set_num_threads(candidate.threads)
         try:
-            self._wait()
+            synchronize(self._device)
             start = time.perf_counter()
             for _ in range(calls):
                 candidate.call(self._calls)
                 self._calls += 1
-            self._wait()
+            synchronize(self._device)
             return (time.perf_counter() - start) / calls * candidate.factor
         finally:
             if candidate.threads is not None:
                 torch.set_num_threads(before)
-
-    def _wait(self) -> None:
-        if self._cuda:
-            torch.cuda.synchronize()
 
 
 def interleave(
@@ -82,17 +85,16 @@ def interleave(
         most_rounds: of every candidate.
 
     Returns:
-        seconds of a call by candidate. The first sample of each warms up and sets the calls of a sample; it is not
-        among them.
+        seconds of a call by candidate, without what warmed up. Each sample sets the calls of the next.
     """
     stopwatch = Stopwatch(device)
     order = random.Random(0)
     calls = {}
     for candidate in candidates:
         first = stopwatch.sample(candidate, 1) / candidate.factor
-        if first < LEAST_SAMPLE:  # the first call may have compiled or allocated
-            first = stopwatch.sample(candidate, 3) / candidate.factor
-        calls[candidate.name] = max(1, min(MOST_CALLS, round(LEAST_SAMPLE / max(first, 1e-9))))
+        if first < LONG_CALL:  # the first call may have loaded or allocated
+            first = stopwatch.sample(candidate, 3 if first < LEAST_SAMPLE else 1) / candidate.factor
+        calls[candidate.name] = calls_in_a_sample(first)
     samples: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     used = dict.fromkeys(samples, 0.0)
     collecting = gc.isenabled()
@@ -110,8 +112,14 @@ def interleave(
                 sample = stopwatch.sample(candidate, calls[candidate.name])
                 samples[candidate.name].append(sample)
                 used[candidate.name] += sample / candidate.factor * calls[candidate.name]
+                calls[candidate.name] = calls_in_a_sample(sample / candidate.factor)
     finally:
         gc.unfreeze()
         if collecting:
             gc.enable()
     return samples
+
+
+def calls_in_a_sample(seconds: float) -> int:
+    """How many calls of so many seconds last LEAST_SAMPLE."""
+    return max(1, min(MOST_CALLS, round(LEAST_SAMPLE / max(seconds, 1e-9))))

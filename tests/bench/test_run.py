@@ -18,6 +18,8 @@ from mdlm_fast.bench.harness.spread import Spread
 from mdlm_fast.bench.suites.settings import Cell, Settings
 from mdlm_fast.cli import main
 
+HERE = {"machine": "a CPU", "commit": "abc1234", "packages": {"torch": "2"}, "date": "today", "cores": 2, "load": 0.1}
+
 
 class Suite(ModuleType):
     """Cells rows = 1, 2, 3; the second fails when told so. Counts what was measured."""
@@ -43,6 +45,7 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
     fake = Suite()
     monkeypatch.setitem(sys.modules, "mdlm_fast.bench.suites.kernels", fake)
     monkeypatch.setattr(program, "show", lambda *arguments: None)
+    monkeypatch.setattr(program, "environment", lambda device: dict(HERE))
     return fake
 
 
@@ -74,6 +77,27 @@ def test_resume_measures_only_what_is_not_there(suite: Suite, tmp_path: Path) ->
     assert len(Results.load(tmp_path / "results.json").records) == 3
 
 
+def test_resume_asks_for_the_same_commit_versions_and_settings(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "results.json")
+    for change in ({"commit": "def5678"}, {"packages": {"torch": "3"}}, {"machine": "another"}):
+        suite.measured = []
+        monkeypatch.setattr(program, "environment", lambda device, change=change: {**HERE, **change})
+        run(tmp_path / "results.json", resume=True)
+        assert suite.measured == [1, 2, 3], change
+    monkeypatch.setattr(program, "environment", lambda device: {**HERE, "commit": "abc1234-dirty"})
+    with pytest.raises(ValueError, match="files were changed since abc1234"):
+        run(tmp_path / "results.json", resume=True)
+
+
+def test_a_cell_that_fails_leaves_no_older_record(suite: Suite, tmp_path: Path) -> None:
+    run(tmp_path / "results.json")
+    suite.broken = True
+    run(tmp_path / "results.json", where={"rows": "2"})
+    assert sorted(record.case["rows"] for record in Results.load(tmp_path / "results.json").records) == [1, 3]
+
+
 def test_where_chooses_cells(suite: Suite, tmp_path: Path) -> None:
     run(tmp_path / "results.json", where={"rows": "3"})
     assert suite.measured == [3]
@@ -96,6 +120,7 @@ def test_command_line(suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["bench", "--suite", "kernel"], "--suite 'kernel' is not one of kernels, decode, quality, rl"),
         (["bench", "--suite", "kernels", "--where", "rows"], "--where 'rows': write FIELD=VALUE"),
+        (["bench", "--device", "cuda:1"], "--device 'cuda:1' is not cpu or cuda"),
         (["report", "absent.json"], "absent.json has no results: run `mdlm-fast bench --output absent.json` first"),
         (["report", "foreign.json"], "foreign.json is not a file that `mdlm-fast bench` wrote"),
     ],
