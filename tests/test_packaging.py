@@ -127,6 +127,12 @@ def test_wheel_carries_type_information_licence_weights_and_metadata(wheel: Path
         scripts = archive.read(f"{info}/entry_points.txt").decode()
     assert "mdlm_fast/py.typed" in names
     assert "mdlm_fast/kernels/philox.py" in names
+    benchmarks = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "bench").rglob("*.*") if path.suffix in (".py", ".j2")
+    }
+    programs = ("bench/gpu_check/", "bench/learning/")
+    assert {f"mdlm_fast/{name}" for name in benchmarks if not name.startswith(programs)} <= names
+    assert not any(name.startswith(tuple(f"mdlm_fast/{program}" for program in programs)) for name in names)
     assert f"{info}/licenses/LICENSE" in names
     assert not any(name.startswith(("kernels/", "tests/", "csrc/")) for name in names)
     data = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mdlm_fast").rglob("data/**/*") if path.is_file()}
@@ -136,6 +142,18 @@ def test_wheel_carries_type_information_licence_weights_and_metadata(wheel: Path
     assert "Requires-Python: >=3.10" in metadata
     for minor in (10, 11, 12, 13):
         assert f"Programming Language :: Python :: 3.{minor}" in metadata
+
+
+def test_benchmarks_run_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "installed"
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel, cwd=tmp_path)
+    command = (sys.executable, "-m", "mdlm_fast.cli")
+    cell = ("--suite", "kernels", "--where", "op=remask_", "--where", "batch=1", "--seconds", "0")
+    run(*command, "bench", *cell, "--output", "results.json", cwd=tmp_path, PYTHONPATH=str(target))
+    written = run(*command, "report", "results.json", "--output", "page", cwd=tmp_path, PYTHONPATH=str(target)).stdout
+    assert "page/index.html" in written.split()
+    (measured,) = json.loads((tmp_path / "results.json").read_text())["runs"].values()
+    assert measured["commit"].startswith("release ")
 
 
 def test_building_never_asks_for_torch() -> None:
