@@ -39,14 +39,14 @@ class Way:
 
     Attributes:
         call: what is timed: the whole decode or one step.
-        peak: what the memory is measured of: the whole decode, or its first step, which needs the most.
+        first: the first step of the whole decode, which needs the most memory.
         passes: of the whole decode.
         stepwise: whether `call` is one step.
         watched: `call` seen from the model; empty where the model's modules are not called.
     """
 
     call: Call
-    peak: Call
+    first: Call
     passes: Passes
     stepwise: bool
     watched: Sequence[Split]
@@ -75,7 +75,7 @@ def measure(shape: Shape, settings: Settings) -> Record:
     found = {shape.decoder: agreement(checked(shape), device)}
 
     ours = decode(system.ours, model, shape, device)
-    ways = {OURS: whole(model, ours, ours, device)}
+    ways = {OURS: whole(model, ours, device)}
     needed = needed_bytes(system, model, shape, device)
     if needed <= MOST_BYTES:
         ways[shape.decoder] = baseline_way(system, model, shape, ways[OURS], LONGEST[settings.full], device)
@@ -90,7 +90,7 @@ def measure(shape: Shape, settings: Settings) -> Record:
         side = sides[name]
         side.agreement = found.get(name)
         side.extrapolated_from = way.extrapolated_from
-        side.peak_bytes = peak_bytes(way.peak, device)
+        side.peak_bytes = peak_bytes(way.first, device)
         side.figures = figures(side, way, shape)
     if needed > MOST_BYTES:
         sides[shape.decoder] = Side(
@@ -123,16 +123,15 @@ def needed_bytes(system: System, model: Any, shape: Shape, device: str) -> int:
     return peak_bytes(first_step(model, one), device) * system.rows(shape.batch)
 
 
-def whole(model: Any, call: Call, peak: Call, device: str) -> Way:
-    """A decode that is timed whole."""
-    call()  # so that nothing is done for the first time while it is watched
+def whole(model: Any, call: Call, device: str) -> Way:
+    """A decode that is timed whole. What is done once in a process, the check has done already."""
     watched = split(model, call, device)
-    return Way(call, peak, watched.passes, False, [watched])
+    return Way(call, first_step(model, call), watched.passes, False, [watched])
 
 
 def baseline_way(system: System, model: Any, shape: Shape, ours: Way, longest: float, device: str) -> Way:
     """The baseline whole, or where that would last longer than `longest` seconds, a step of it."""
-    start = first_step(model, decode(system.baseline, model, shape, device))
+    baseline = decode(system.baseline, model, shape, device)
     step = first_step(model, decode(system.baseline, model, shape.half_done, device))
     paced = ours.passes
     if system.paced is not None:
@@ -140,10 +139,9 @@ def baseline_way(system: System, model: Any, shape: Shape, ours: Way, longest: f
     forwards = paced.rows // system.rows(shape.batch)
     step()
     if Stopwatch(device).sample(Candidate("a step", lambda _: step()), 1) * forwards <= longest:
-        return whole(model, decode(system.baseline, model, shape, device), start, device)
-    return Way(
-        step, start, Passes(forwards, paced.rows), True, [split(model, step, device) for _ in range(WATCHED_STEPS)]
-    )
+        return whole(model, baseline, device)
+    watched = [split(model, step, device) for _ in range(WATCHED_STEPS)]
+    return Way(step, first_step(model, baseline), Passes(forwards, paced.rows), True, watched)
 
 
 def median(way: Way, of: Callable[[Split], float]) -> float:
