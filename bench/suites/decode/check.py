@@ -67,7 +67,7 @@ def agreement(shape: Shape, device: str) -> str:
         found += f"; at T = {shape.temperature:g} `released=True` draws its tokens"
     if system.eager is not None:
         _same_rule(model, shape, device)
-        found += "; compiled and eager rule agree"
+        found += "; compiled and eager rule agree" + " as the noise fades" * (shape.temperature > 0)
     batch = f"{shape.batch} prompt{'s' * (shape.batch > 1)}"
     return f"{found} ({batch}, {shape.generated} tokens, {shape.steps} steps)"
 
