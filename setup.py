@@ -34,18 +34,18 @@ def sources(folder: str, suffix: str) -> list[str]:
 
 
 def why_no_compiler() -> str | None:
-    """None if a C++ shared library can be compiled here, else the reason it cannot."""
+    """None if a C++20 shared library can be compiled here, else the reason it cannot."""
     compilers = [os.environ.get("CXX", "c++")] + ([os.environ["CC"]] if "CC" in os.environ else [])
     for compiler in compilers:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "probe.cpp").write_text('extern "C" int probe() { return 0; }\n')
-            command = [*compiler.split(), "-shared", "-fPIC", "-x", "c++", "probe.cpp", "-o", "probe.so"]
+            (Path(folder) / "probe.cpp").write_text('extern "C" constinit const int probe = 0;\n')
+            command = [*compiler.split(), "-std=c++20", "-shared", "-fPIC", "-x", "c++", "probe.cpp", "-o", "probe.so"]
             try:
                 result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             except OSError as error:
                 return f"the C++ compiler {compiler!r} cannot be run ({error.strerror})"
             if result.returncode != 0:
-                return f"the C++ compiler {compiler!r} cannot build a shared library"
+                return f"the C++ compiler {compiler!r} cannot build a C++20 shared library"
     return None
 
 

@@ -81,9 +81,11 @@ constexpr std::int64_t kUnitsAtOnce = 256;
 // not forbid them.
 const GemmKernels* gemm_kernels(DType dtype);
 
-#if defined(__x86_64__)
+#if defined(MDLM_FAST_BUILDS_AVX)
 extern const GemmKernels kGemmKernelsFloat32;
 extern const GemmKernels kGemmKernelsBFloat16;
+#endif
+#if defined(MDLM_FAST_BUILDS_AMX)
 extern const GemmKernels kGemmKernelsAmx;
 #endif
 

@@ -5,7 +5,9 @@
 // and that to the sum. The result for an element does not depend on its place in a tile nor on which operand is A, so
 // C^T = B^T A^T has the bits of C: logits are computed transposed, because rows of the weight, as they lie in memory, are
 // A's layout, and only the few rows of hidden states need packing.
-#if defined(__x86_64__)
+#include "targets.h"
+
+#if defined(MDLM_FAST_BUILDS_AMX)
 #include <cstring>
 
 #include "linear_gemm.h"
@@ -159,7 +161,7 @@ UnitMatrix transpose_tiles(const void* source, std::int64_t row_stride, std::int
   alignas(64) std::uint32_t panel[kTileUnits * kPanelColumns];
   for (std::int64_t k = 0; k < depth; k += 2 * kTileUnits) {
     pack_tiles(static_cast<const std::uint16_t*>(source) + k * row_stride, row_stride, columns,
-         least(2 * kTileUnits, depth - k), panel);
+               least(2 * kTileUnits, depth - k), panel);
     for (int half = 0; half < 2; ++half) {
       __m512i r[16];
 #pragma GCC unroll 16
@@ -175,7 +177,7 @@ UnitMatrix transpose_tiles(const void* source, std::int64_t row_stride, std::int
 }  // namespace
 
 constinit const GemmKernels kGemmKernelsAmx = {256, pack_transposed_tiles, pack_tiles, transpose_tiles,
-                                                   nullptr, multiply_weight, add_tiles};
+                                               nullptr, multiply_weight, add_tiles};
 
 }  // namespace mdlm_fast::cpu
 #endif

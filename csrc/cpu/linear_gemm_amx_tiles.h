@@ -2,7 +2,7 @@
 // pragma and the intrinsics.
 #pragma once
 
-#include "linear_gemm.h"
+#include "linear_gemm_kernels.h"
 
 namespace mdlm_fast::cpu {
 namespace {
@@ -10,6 +10,10 @@ namespace {
 constexpr std::int64_t kTileRows = 16, kTileBytes = 64;
 // Rows of the weight that share a pass over the hidden states.
 constexpr std::int64_t kWeightRows = 64;
+
+// Keeps what is written before it from moving below it, and what is written after it from moving above: GCC 12 does not
+// know that a tile load reads memory.
+inline void order_memory() { asm volatile("" ::: "memory"); }
 
 // Configures this thread's eight tile registers, all 16 x 64 bytes, and gives their state up again: a thread that holds
 // it pays for it at every context switch.
@@ -23,6 +27,7 @@ class TileRegisters {
     };
     static constexpr Configuration kConfiguration;
     _tile_loadconfig(&kConfiguration);
+    order_memory();  // operands that were packed before
   }
   ~TileRegisters() { _tile_release(); }
   TileRegisters(const TileRegisters&) = delete;
@@ -53,23 +58,26 @@ struct alignas(64) TileMemory {
 
 inline TileSource tile_source(const RowMatrix& a, std::int64_t first_row, std::int64_t step, TileMemory& copy) {
   const std::int64_t byte = step * kTileBytes;
-  const char* from = a.data + first_row * a.row_bytes + byte;
-  if (first_row + kTileRows <= a.rows && byte + kTileBytes <= a.bytes) [[likely]] return {from, a.row_bytes};
+  if (first_row + kTileRows <= a.rows && byte + kTileBytes <= a.bytes) [[likely]]
+    return {a.data + first_row * a.row_bytes + byte, a.row_bytes};
   const std::int64_t elements = least(kTileBytes, a.bytes - byte) / 2;
   const __mmask32 mask = elements >= 32 ? 0xffffffffu : (1u << elements) - 1;
-  for (std::int64_t r = 0; r < kTileRows; ++r)
+  order_memory();  // the previous step may still have to load the same copy
+  for (std::int64_t r = 0; r < kTileRows; ++r) {
+    const std::int64_t row = first_row + r;
     _mm512_store_si512(copy.units + r * kTileUnits,
-                       first_row + r < a.rows ? _mm512_maskz_loadu_epi16(mask, from + r * a.row_bytes)
-                                              : _mm512_setzero_si512());
-  asm volatile("" ::: "memory");  // GCC does not know that a tile load reads memory
+                       row < a.rows ? _mm512_maskz_loadu_epi16(mask, a.data + row * a.row_bytes + byte)
+                                    : _mm512_setzero_si512());
+  }
+  order_memory();
   return {copy.units, kTileBytes};
 }
 
 // Lines of the rows that come 64 rows after this tile, into L2.
-inline void prefetch(const RowMatrix& a, std::int64_t first_row, std::int64_t step) {
-  const char* from = a.data + (first_row + kWeightRows) * a.row_bytes + step * kTileBytes;
+inline void prefetch_tile(const RowMatrix& a, std::int64_t first_row, std::int64_t step) {
 #pragma GCC unroll 16
-  for (std::int64_t r = 0; r < kTileRows; ++r) _mm_prefetch(from + r * a.row_bytes, _MM_HINT_T1);
+  for (std::int64_t r = 0; r < kTileRows; ++r)
+    prefetch(a.data, (first_row + kWeightRows + r) * a.row_bytes + step * kTileBytes);
 }
 
 // The four sums of a block of 32 x 32, [row half][column half], or of 64 x 16, [row quarter].
@@ -108,8 +116,8 @@ void square_block(const RowMatrix& a, std::int64_t steps, const std::uint32_t* p
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
     if (kPrefetch) {
-      prefetch(a, 0, k);
-      prefetch(a, 16, k);
+      prefetch_tile(a, 0, k);
+      prefetch_tile(a, 16, k);
     }
   }
   store_sums(sums);
@@ -133,7 +141,7 @@ void tall_block(const RowMatrix& a, std::int64_t steps, const std::uint32_t* pan
     _tile_loadd(5, source[3].data, source[3].stride);
     _tile_dpbf16ps(3, 5, 4);
     if (kPrefetch)
-      for (int i = 0; i < 4; ++i) prefetch(a, i * kTileRows, k);
+      for (int i = 0; i < 4; ++i) prefetch_tile(a, i * kTileRows, k);
   }
   store_sums(sums);
 }

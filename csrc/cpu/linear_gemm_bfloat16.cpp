@@ -1,5 +1,7 @@
 // The kernels of linear_gemm_kernels.h for bfloat16 on AVX512_BF16.
-#if defined(__x86_64__)
+#include "targets.h"
+
+#if defined(MDLM_FAST_BUILDS_AVX)
 #include "linear_gemm.h"
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")

@@ -1,5 +1,7 @@
 // The kernels of linear_gemm_kernels.h for float32 on AVX-512.
-#if defined(__x86_64__)
+#include "targets.h"
+
+#if defined(MDLM_FAST_BUILDS_AVX)
 #include "linear_gemm.h"
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
@@ -26,8 +28,9 @@ struct Float32 {
   }
 
   static inline void pack_row(const Element* p, std::int64_t, __mmask32 mask, std::int64_t, std::uint32_t* to) {
-    _mm512_storeu_si512(to, _mm512_maskz_loadu_epi32(static_cast<__mmask16>(mask), p));
-    _mm512_storeu_si512(to + 16, _mm512_maskz_loadu_epi32(static_cast<__mmask16>(mask >> 16), p + 16));
+    const auto low = static_cast<__mmask16>(mask), high = static_cast<__mmask16>(mask >> 16);
+    _mm512_storeu_si512(to, _mm512_maskz_loadu_epi32(low, p));
+    _mm512_storeu_si512(to + 16, high != 0 ? _mm512_maskz_loadu_epi32(high, p + 16) : _mm512_setzero_si512());
   }
 
   static inline __m512 widen(const Element* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }

@@ -7,8 +7,6 @@
 //   store(p, value, mask), widen(p, mask) one register of results, of bias
 #pragma once
 
-#include <algorithm>
-
 #include "linear_gemm.h"
 
 namespace mdlm_fast::cpu {
@@ -44,28 +42,34 @@ inline void transpose16(__m512i (&r)[16]) {
   }
 }
 
-// 16 columns of a panel, at most 16 units.
+// Fetches a line into L2. Its address may lie beyond the matrix, where a prefetch does no harm but a pointer would.
+inline void prefetch(const void* from, std::int64_t bytes) {
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(from) + static_cast<std::uintptr_t>(bytes);
+  _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T1);
+}
+
+// Columns [first, first + 16) of a panel, at most 16 units; `source` is that of column 0.
 template <class Type, bool kWhole>
-inline void pack_block(const typename Type::Element* source, std::int64_t row_stride, std::int64_t columns,
-                       std::int64_t depth, std::uint32_t* to) {
+inline void pack_block(const typename Type::Element* source, std::int64_t row_stride, std::int64_t first,
+                       std::int64_t columns, std::int64_t depth, std::uint32_t* to) {
   __m512i r[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
-    const typename Type::Element* from = source + i * row_stride;
     if (kWhole) {
+      const typename Type::Element* from = source + (first + i) * row_stride;
       r[i] = _mm512_loadu_si512(from);
       // The weight is read once, panel after panel: fetch the same line of the next panel meanwhile, into L2,
       // because L1 is filled by this panel's two copies.
-      _mm_prefetch(reinterpret_cast<const char*>(from + kPanelColumns * row_stride), _MM_HINT_T1);
+      prefetch(from, kPanelColumns * row_stride * static_cast<std::int64_t>(sizeof(*from)));
     } else {
-      r[i] = i < columns ? Type::load_units(from, depth) : _mm512_setzero_si512();
+      r[i] = first + i < columns ? Type::load_units(source + (first + i) * row_stride, depth) : _mm512_setzero_si512();
     }
   }
   transpose16(r);
   const std::int64_t num_units = kWhole ? 16 : (depth + Type::kPerUnit - 1) / Type::kPerUnit;
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
-    if (kWhole || i < num_units) _mm512_storeu_si512(to + i * kPanelColumns, r[i]);
+    if (kWhole || i < num_units) _mm512_storeu_si512(to + i * kPanelColumns + first, r[i]);
   }
 }
 
@@ -77,14 +81,14 @@ void pack_transposed(const void* source_memory, std::int64_t row_stride, std::in
   const std::int64_t whole = columns == kPanelColumns ? depth / kStep * kStep : 0;
   for (std::int64_t k = 0; k < whole; k += kStep) {
     std::uint32_t* to = panel + k / Type::kPerUnit * kPanelColumns;
-    pack_block<Type, true>(source + k, row_stride, 16, kStep, to);
-    pack_block<Type, true>(source + k + 16 * row_stride, row_stride, 16, kStep, to + 16);
+    for (std::int64_t first = 0; first < kPanelColumns; first += 16)
+      pack_block<Type, true>(source + k, row_stride, first, columns, kStep, to);
   }
   for (std::int64_t k = whole; k < depth; k += kStep) {
     const std::int64_t left = depth - k < kStep ? depth - k : kStep;
     std::uint32_t* to = panel + k / Type::kPerUnit * kPanelColumns;
-    pack_block<Type, false>(source + k, row_stride, columns, left, to);
-    pack_block<Type, false>(source + k + 16 * row_stride, row_stride, columns - 16, left, to + 16);
+    for (std::int64_t first = 0; first < kPanelColumns; first += 16)
+      pack_block<Type, false>(source + k, row_stride, first, columns, left, to);
   }
 }
 
@@ -119,6 +123,7 @@ struct Store {
 
   inline void operator()(std::int64_t row, int half, __m512 value) const {
     const __mmask16 mask = half_mask(columns, half);
+    if (mask == 0) return;
     if (bias != nullptr) value = _mm512_add_ps(value, Type::widen(bias + 16 * half, mask));
     Type::store(out + row * stride + 16 * half, value, mask);
   }
@@ -131,6 +136,7 @@ struct Add {
 
   inline void operator()(std::int64_t row, int half, __m512 value) const {
     const __mmask16 mask = half_mask(columns, half);
+    if (mask == 0) return;
     float* to = out + row * stride + 16 * half;
     _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value));
   }

@@ -1,5 +1,7 @@
 // The kernels of score_tile.h for AVX2 with FMA.
-#if defined(__x86_64__)
+#include "targets.h"
+
+#if defined(MDLM_FAST_BUILDS_AVX)
 // Everything with a body in a header that others include too comes before the pragma, so that no copy of it made for
 // this instruction set can be linked into theirs.
 #include "score_kernels.h"

@@ -5,7 +5,7 @@
 namespace mdlm_fast::cpu {
 
 const ScoreKernels& score_kernels() {
-#if defined(__x86_64__)
+#if defined(MDLM_FAST_BUILDS_AVX)
   const InstructionSet set = instruction_set();
   if (set >= InstructionSet::kAvx512) return kScoreKernelsAvx512;
   if (set >= InstructionSet::kAvx2) return kScoreKernelsAvx2;

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "targets.h"
+
 namespace mdlm_fast::cpu {
 
 constexpr int kTileColumns = 2048;   // canonical tiles: columns [2048 j, 2048 j + 2048) of the global vocabulary
@@ -44,7 +46,7 @@ struct ScoreKernels {
 };
 
 extern const ScoreKernels kScoreKernelsPortable;
-#if defined(__x86_64__)
+#if defined(MDLM_FAST_BUILDS_AVX)
 extern const ScoreKernels kScoreKernelsAvx2;
 extern const ScoreKernels kScoreKernelsAvx512;
 #endif

@@ -1,5 +1,7 @@
 // The loops of token_logprobs_loops.h for AVX2.
-#if defined(__x86_64__)
+#include "targets.h"
+
+#if defined(MDLM_FAST_BUILDS_AVX)
 #include "token_logprobs_kernels.h"
 
 #pragma GCC target("avx2,fma,f16c")

@@ -23,7 +23,7 @@ struct GradientKernels {
 };
 
 extern const GradientKernels kGradientKernelsPortable;
-#if defined(__x86_64__)
+#if defined(MDLM_FAST_BUILDS_AVX)
 extern const GradientKernels kGradientKernelsAvx2;
 extern const GradientKernels kGradientKernelsAvx512;
 #endif

@@ -10,7 +10,7 @@ namespace mdlm_fast::cpu {
 constinit const GradientKernels kGradientKernelsPortable = portable::make_gradient_kernels();
 
 const GradientKernels& gradient_kernels() {
-#if defined(__x86_64__)
+#if defined(MDLM_FAST_BUILDS_AVX)
   if (instruction_set() >= InstructionSet::kAvx512) return kGradientKernelsAvx512;
   if (instruction_set() >= InstructionSet::kAvx2) return kGradientKernelsAvx2;
 #endif

@@ -32,13 +32,18 @@ __attribute__((always_inline)) inline int64_t count_loop(const uint32_t* keys, i
   return count;
 }
 
+#if defined(__x86_64__)
 __attribute__((target("avx2"))) inline int64_t count_loop_avx2(const uint32_t* keys, int64_t n, uint32_t bound) {
   return count_loop(keys, n, bound);
 }
+#endif
 
 inline int64_t count_at_least(const uint32_t* keys, int64_t n, uint32_t bound) {
+#if defined(__x86_64__)
   static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  return has_avx2 ? count_loop_avx2(keys, n, bound) : count_loop(keys, n, bound);
+  if (has_avx2) return count_loop_avx2(keys, n, bound);
+#endif
+  return count_loop(keys, n, bound);
 }
 
 struct TopKeys {
