@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[Callable[[], Prepared], tuple[str, ...]]] = {
     "finish_scores": (partial(finish.second_half, SHAPE, score.SAMPLED, SETTINGS), ("ours",)),
     "linear_score_rows": (
         linear.head_cell(HEAD, linear.HIDDEN, linear.GREEDY, SETTINGS).prepare,
-        ("ours", "library GEMM + ours", "LLaDA", "Fast-dLLM", "library GEMM alone"),
+        ("ours", "library GEMM + ours", "LLaDA", "library GEMM alone"),
     ),
     "select_commit_, quota [8, 256]": (
         partial(commit.commit, commit.QUOTA, 8, 256, SETTINGS),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .dream import draw
 from .llada import gumbel, probability_of
@@ -70,8 +71,21 @@ def dream(logits: Tensor, temperature: float, top_p: float | None = None, top_k:
 
 
 def mdpo(logits: Tensor, temperature: float, top_p: float | None = None, top_k: int | None = None) -> Scored:
-    """MDPO (arXiv 2508.13148): as Dream, in float32, to which its autocast takes the softmax."""
-    return dream(logits.float(), temperature, top_p, top_k)
+    """MDPO (arXiv 2508.13148): as Dream, under an autocast: division, sort and top-k in the logits' dtype, what follows
+    the softmax in float32."""
+    with Autocast():
+        return dream(logits, temperature, top_p, top_k)
+
+
+class Autocast(TorchFunctionMode):
+    """Of autocast on a GPU what concerns the scoring of logits, on any device: softmax and cumsum take float32."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in (Tensor.softmax, Tensor.cumsum):
+            args = (args[0].float(), *args[1:])
+        return function(*args, **(kwargs or {}))
 
 
 def dream_statistics(logits: Tensor) -> Scored:
@@ -85,8 +99,9 @@ def dream_statistics(logits: Tensor) -> Scored:
 
 
 def mdpo_statistics(logits: Tensor) -> Scored:
-    """MDPO's confidences: as Dream's, in float32."""
-    return dream_statistics(logits.float())
+    """MDPO's confidences: as Dream's, in float32 from the softmax on."""
+    with Autocast():
+        return dream_statistics(logits)
 
 
 def likeliest(logits: Tensor) -> Scored:
@@ -96,6 +111,16 @@ def likeliest(logits: Tensor) -> Scored:
     top = z.amax(-1, keepdim=True)
     token = torch.where(z == top, columns(z), z.shape[1]).amin(-1)
     return Scored(token.long(), 1 / (z - top).exp().sum(-1))
+
+
+def race(logits: Tensor, temperature: float) -> Scored:
+    """A draw and its plain probability in float32, arranged for torch.compile: Gumbel noise, one uniform number and two
+    logarithms an element, which was faster than exponential numbers, `multinomial` and the compiler's argmax."""
+    z = logits.float()
+    d = z - z.amax(-1, keepdim=True)
+    noisy = d / temperature - (-torch.rand_like(d).log()).log()  # [N, V]
+    token = torch.where(noisy == noisy.amax(-1, keepdim=True), columns(z), z.shape[1]).amin(-1).long()
+    return Scored(token, d.gather(-1, token[:, None])[:, 0].exp() / d.exp().sum(-1))
 
 
 def five_statistics(logits: Tensor) -> Scored:
@@ -123,7 +148,14 @@ def columns(z: Tensor) -> Tensor:
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function under torch.compile, for all shapes at once, as dInfer compiles its own. The first call takes
     seconds, and so does the first of another dtype, with one row, or with a row of few columns. Past a limit of such
-    variants torch.compile runs a function uncompiled, without a word; here it may not."""
+    variants torch.compile runs a function uncompiled, without a word; here it may not.
+
+    Random numbers come from torch's own generator on the CPU, where the compiler's takes twice as long as all the rest.
+    """
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(function, dynamic=True, fullgraph=True)
+    on = {
+        kind: torch.compile(function, dynamic=True, fullgraph=True, options={"fallback_random": kind == "cpu"})
+        for kind in ("cpu", "cuda")
+    }
+    return lambda tensor, *rest: on[tensor.device.type](tensor, *rest)

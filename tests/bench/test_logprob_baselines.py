@@ -155,7 +155,8 @@ def test_other_draws_are_found() -> None:
         linear.check(linear.SAMPLED, sides | {OURS: other}, hidden * WIDTH**-0.5, weight)
 
 
-def test_noise_of_many_rows_is_extrapolated(small_arena: None) -> None:
+def test_noise_of_many_rows_is_extrapolated(small_arena: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(linear.MOST_TEMPORARIES, "cpu", 150 * 100 * 44)
     prepared = linear.head_cell(Shape(torch.float32, 256, 100), WIDTH, linear.SAMPLED, SETTINGS).prepare()
     parts = {candidate.name: (candidate.factor, candidate.extrapolated_from) for candidate in prepared.candidates}
     assert parts["LLaDA"] == (2.0, "128 of 256 rows")

@@ -1,11 +1,11 @@
 """Whether a published decoder's tokens and confidences are those of `score_rows`, on the same rows of logits.
 
-Greedy tokens must be equal. Draws cannot be: every system has its own random numbers. What can be compared is the
-distribution they come from: our log-prob of our own token gives the normaliser, hence our probability of *their*
-token, which must be their confidence; and their token must not be one that the filters cut. Both comparisons are made
-twice: on the logits as they are timed, where the system's own rounding shows, and on float64 logits, where none does
-unless the system goes down to float32 by itself. The latter have no ties: a sort cuts ties at the edge of top-p
-anywhere, and ours keeps all of them.
+Greedy tokens must be equal, or tie within the rounding of what was compared. Draws cannot be: every system has its own
+random numbers. What can be compared is the distribution they come from: our log-prob of our own token gives the
+normaliser, hence our probability of *their* token, which must be their confidence; and their token must not be one that
+the filters cut. Both comparisons are made twice: on the logits as they are timed, where the system's own rounding
+shows, and on float64 logits, where none does unless the system goes down to float32 by itself. The latter have no ties:
+a sort cuts ties at the edge of top-p anywhere, and ours keeps all of them.
 """
 
 from __future__ import annotations
@@ -62,6 +62,40 @@ def tolerance(dtype: torch.dtype, distribution: Distribution) -> float:
     return max(least, distribution.rounding * torch.finfo(dtype).eps)
 
 
+def described(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distribution) -> str:
+    """Compares all that a system knows of these rows with ours.
+
+    Args:
+        logits: [N, V], those that both read.
+
+    Returns:
+        what is equal, and the largest relative difference of probabilities, margins and entropies.
+
+    Raises:
+        AssertionError: they differ beyond rounding.
+    """
+    dtype, rows, notes = str(logits.dtype).removeprefix("torch."), len(logits), []
+    if logits.dtype.itemsize == 2 and distribution.temperature > 0:
+        possible = theirs.confidence > 0
+        if not possible.all():
+            notes.append(f"{int((~possible).sum())} of {rows} draws have probability 0 by its own account")
+            logits, ours, theirs = logits[possible], only(ours, possible), only(theirs, possible)
+        if distribution.tempered and likeliest(logits, theirs.token, distribution):
+            notes.append("these draws are all likeliest tokens, which it takes where probabilities do not add up to 1")
+    worst = compare(logits, ours, theirs, distribution)
+    if theirs.margin is not None and theirs.entropy is not None:
+        worst = max(worst, compare_statistics(ours, theirs))
+        if theirs.entropy.isnan().any():
+            notes.append("its entropy is NaN")
+    if distribution.temperature > 0:
+        text = f"the same probability of its draws to {worst:.0e}"
+    else:
+        equal = int((theirs.token == ours.token).sum())
+        tied = "" if equal == rows else ", the others tie within rounding"
+        text = f"{equal} of {rows} tokens equal{tied}, relative difference {worst:.0e}"
+    return " ".join([f"in {dtype}", ", ".join([text, *notes])])
+
+
 def compare(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distribution) -> float:
     """The largest relative difference of the probabilities of their tokens.
 
@@ -76,7 +110,7 @@ def compare(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Distr
     allowed = max(tolerance(dtype, distribution) for dtype in (logits.dtype, theirs.confidence.dtype))
     if distribution.temperature == 0:
         behind = at(z, ours.token) - at(z, theirs.token)
-        assert (behind <= 0).all() or (behind <= allowed).all(), f"other tokens, {behind.max():.2e} nats less likely"
+        assert (behind <= allowed).all(), f"other tokens, {behind.max():.2e} nats less likely"
     else:
         check_kept(z, theirs.token, distribution, allowed)
     scale = distribution.temperature if distribution.tempered else 1.0
@@ -115,6 +149,12 @@ def check_kept(z: Tensor, token: Tensor, distribution: Distribution, allowed: fl
         assert (mass <= distribution.top_p + allowed).all(), f"a token beyond top-p, at {mass.max():.4f}"
 
 
+def likeliest(logits: Tensor, token: Tensor, distribution: Distribution) -> bool:
+    """Whether all tokens [N] have the largest logit of their row, to the rounding of what they are chosen from."""
+    z = logits.double()
+    return bool((z.amax(-1) - at(z, token) <= tolerance(logits.dtype, distribution)).all())
+
+
 def relative(theirs: Tensor, expected: Tensor, allowed: float, what: str, least: Tensor | None = None) -> float:
     """The largest difference relative to what is expected (float64 [N]), or to `least` [N] where that is more."""
     floor = torch.finfo(theirs.dtype).smallest_normal * torch.finfo(theirs.dtype).eps  # the least number above 0
@@ -126,7 +166,7 @@ def relative(theirs: Tensor, expected: Tensor, allowed: float, what: str, least:
 
 
 def only(scores: Scores, chosen: Tensor) -> Scores:
-    """Scores of the chosen rows, bool [N]."""
+    """Scores of the chosen rows, bool [N] or indices."""
     return scores._replace(**{name: x[chosen] for name, x in scores._asdict().items() if x is not None})
 
 

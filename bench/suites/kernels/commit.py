@@ -179,7 +179,13 @@ def sides(state: State, ours: Step, theirs: Mapping[str, Step], moved: int) -> P
 
     work = {"bytes": float(moved), "tokens": float(state.tokens.numel())}
     small = state.tokens.numel() <= SMALL
-    return Prepared(candidates, check, work, reasons=dict.fromkeys(theirs, FIXED_COST) if small else {})
+    return Prepared(
+        candidates,
+        check,
+        work,
+        peaks={candidate.name: partial(candidate.call, 0) for candidate in candidates},
+        reasons=dict.fromkeys(theirs, FIXED_COST) if small else {},
+    )
 
 
 def repeated(step: Step, canvas: Tensor, masked: Tensor, i: int) -> None:

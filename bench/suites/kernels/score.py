@@ -20,9 +20,9 @@ from ...baselines import score as baselines
 from ...baselines.score import Scored
 from ...harness.results import OURS
 from ...harness.timing import Candidate
-from ..settings import Cell, Settings
+from ..settings import MOST_BYTES, Cell, Settings
 from . import arena as arenas
-from .agreement import Distribution, compare, compare_statistics, only, without_ties
+from .agreement import Distribution, described, only, without_ties
 from .cell import KernelCell, Prepared, kernel_cell
 from .grid import CENTRE, Shape, centre, cross
 
@@ -47,8 +47,10 @@ OPERATIONS = {GREEDY: 4.0, FIVE: 7.0, SAMPLED: 7.0}
 LLADA, FAST, DREAM, MDPO, ROLLOUT = "LLaDA", "Fast-dLLM", "Dream", "MDPO", "EOSER/CJ-GRPO rollout"
 DINFER, ARRANGED = "dInfer, torch.compile", "torch.compile, arranged"
 
-MOST_TEMPORARIES = 180_000_000  # bytes; a side that would need more runs on fewer rows. At the centre all rows fit
-CHECKED_ROWS = 8
+#: Bytes, by device; a side that would need more runs on fewer rows. The CPU takes rows one after the other, so that the
+#: time of a part tells that of the whole (at the centre all rows fit); few rows would leave a GPU idle.
+MOST_TEMPORARIES = {"cpu": 180_000_000, "cuda": MOST_BYTES}
+CHECKED_ROWS = 8  # half of them the first, half of them the last
 #: Relative to epsilon of 16-bit logits that were divided by a temperature or filtered by 16-bit sums.
 TEMPERED_ROUNDING = 24.0
 
@@ -80,9 +82,9 @@ class Baseline:
     def timed(self) -> Callable[[Tensor], Scored]:
         return baselines.compiled(self.function) if self.compiled else self.function
 
-    def rows(self, shape: Shape) -> int:
-        """How many rows it runs on: all, or a power of two."""
-        fitting = MOST_TEMPORARIES // (shape.vocab * (self.wide + self.narrow * shape.dtype.itemsize))
+    def rows(self, shape: Shape, most: int) -> int:
+        """How many rows it runs on if its temporaries may take `most` bytes: all, or a power of two."""
+        fitting = most // (shape.vocab * (self.wide + self.narrow * shape.dtype.itemsize))
         return shape.rows if fitting >= shape.rows else 1 << max(0, fitting.bit_length() - 1)
 
 
@@ -115,14 +117,17 @@ BASELINES: dict[str, dict[str, Baseline]] = {
             partial(baselines.dinfer, temperature=0.7), AT_07, wide=16, narrow=0, compiled=True, across=False
         ),
         DREAM: Baseline(partial(baselines.dream, temperature=0.7), tempered(), wide=8, narrow=4, across=False),
+        ARRANGED: Baseline(
+            partial(baselines.race, temperature=0.7), AT_07, wide=8, narrow=0, compiled=True, across=False
+        ),
     },
     TOP_P: {
         DREAM: Baseline(partial(baselines.dream, temperature=0.7, top_p=0.9), tempered(0.9), wide=12, narrow=6),
-        MDPO: Baseline(partial(baselines.mdpo, temperature=0.7, top_p=0.9), tempered(0.9), wide=36, narrow=0),
+        MDPO: Baseline(partial(baselines.mdpo, temperature=0.7, top_p=0.9), tempered(0.9), wide=24, narrow=4),
     },
     TOP_K: {
         DREAM: Baseline(partial(baselines.dream, temperature=0.7, top_k=50), tempered(None, 50), wide=8, narrow=5),
-        MDPO: Baseline(partial(baselines.mdpo, temperature=0.7, top_k=50), tempered(None, 50), wide=28, narrow=0),
+        MDPO: Baseline(partial(baselines.mdpo, temperature=0.7, top_k=50), tempered(None, 50), wide=16, narrow=4),
     },
 }
 
@@ -166,6 +171,7 @@ def prepared(shape: Shape, variant: str, settings: Settings) -> Prepared:
     """Ours and the systems that do this work."""
     arena, device = arenas.arena(shape.dtype, settings.device), settings.device
     chosen = {name: b for name, b in BASELINES[variant].items() if worth_timing(b, shape, settings)}
+    parts = {name: b.rows(shape, MOST_TEMPORARIES[device]) for name, b in chosen.items()}
     score = ours(variant, shape.rows, device)
 
     def window(i: int) -> Tensor:
@@ -174,16 +180,16 @@ def prepared(shape: Shape, variant: str, settings: Settings) -> Prepared:
     candidates = [Candidate(OURS, lambda i: score(window(i)))]
     peaks: dict[str, Callable[[], object]] = {OURS: lambda: score(window(0))}
     for name, baseline in chosen.items():
-        rows, run = baseline.rows(shape), baseline.timed()
+        rows, run = parts[name], baseline.timed()
         part = None if rows == shape.rows else f"{rows} of {shape.rows} rows"
         call = partial(run_part, run, window, rows)
         candidates.append(Candidate(name, call, factor=shape.rows / rows, extrapolated_from=part))
         peaks[name] = partial(call, 0)
 
     def check() -> dict[str, str]:
-        z = window(0)[:CHECKED_ROWS]
-        compared = ours(variant, len(z), device)
-        return {name: agreement(z, compared, baseline) for name, baseline in chosen.items()}
+        logits = window(0)
+        scores = score(logits)
+        return {name: agreement(variant, logits, scores, b, parts[name]) for name, b in chosen.items()}
 
     work = {"bytes": float(shape.nbytes), "tokens": float(shape.rows)}
     if variant in OPERATIONS:
@@ -206,8 +212,13 @@ def worth_timing(baseline: Baseline, shape: Shape, settings: Settings) -> bool:
     return baseline.across and (compiled_already or not baseline.compiled)
 
 
-def agreement(logits: Tensor, score: Callable[[Tensor], ops.RowScores], baseline: Baseline) -> str:
-    """Compares a system's scores of these rows with ours, as they are and in float64 without ties.
+def agreement(variant: str, logits: Tensor, scores: ops.RowScores, baseline: Baseline, count: int) -> str:
+    """Compares a system's scores of CHECKED_ROWS rows with ours: as it is timed, and in float64 without ties.
+
+    Args:
+        logits: [N, V], of the first call that is timed.
+        scores: ours of all these rows, by this variant.
+        count: of rows that the system is timed on; here the last of them are the last of `logits`.
 
     Returns:
         what is equal, and the largest relative difference of probabilities, margins and entropies.
@@ -215,22 +226,21 @@ def agreement(logits: Tensor, score: Callable[[Tensor], ops.RowScores], baseline
     Raises:
         AssertionError: they differ beyond rounding.
     """
-    found, notes = [], []
-    for z, run in ((without_ties(logits), baseline.function), (logits, baseline.timed())):
-        reference, theirs = score(z), run(z)
-        name = str(z.dtype).removeprefix("torch.")
-        possible = theirs.confidence > 0
-        if z.dtype.itemsize == 2 and not possible.all():
-            notes.append(f"{int((~possible).sum())} of {len(z)} draws in {name} have probability 0 by its own account")
-            z, reference, theirs = z[possible], only(reference, possible), only(theirs, possible)
-        worst = compare(z, reference, theirs, baseline.distribution)
-        if theirs.margin is not None and theirs.entropy is not None:
-            worst = max(worst, compare_statistics(reference, theirs))
-            if theirs.entropy.isnan().any():
-                notes.append(f"its entropy is NaN in {name}")
-        found.append(f"{worst:.0e} in {name}")
-    what = "equal tokens" if baseline.distribution.temperature == 0 else "the same probability of its draws"
-    return "; ".join([f"{what}, relative difference {', '.join(found)}", *notes])
+    rows = both_ends(count, len(logits), logits.device)
+    part = logits if count == len(logits) else logits[rows]  # [count, V]
+    chosen = both_ends(min(CHECKED_ROWS, count), count, logits.device)
+    z, distribution = part[chosen], baseline.distribution
+    timed = described(z, only(scores, rows[chosen]), only(baseline.timed()(part), chosen), distribution)
+    z = without_ties(z)
+    reference = ours(variant, len(z), z.device.type)(z)
+    return f"{described(z, reference, baseline.function(z), distribution)}; {timed}"
+
+
+def both_ends(count: int, rows: int, device: torch.device) -> Tensor:
+    """int64 [count], row numbers below `rows`: the first ones, and the last min(count, CHECKED_ROWS) / 2."""
+    last = min(count, CHECKED_ROWS) // 2
+    first = torch.arange(count - last, device=device)
+    return torch.cat((first, torch.arange(rows - last, rows, device=device)))
 
 
 def control(shape: Shape, settings: Settings) -> Prepared:
