@@ -29,6 +29,11 @@ def loses(side: Side) -> bool:
     return side.ratio is not None and side.ratio.median < 1
 
 
+def keeps_up(side: Side) -> bool:
+    """Whether this side is as fast as ours or faster, by the median of the ratios."""
+    return side.ratio is not None and side.ratio.median <= 1
+
+
 def best_baseline(record: Record) -> tuple[str, Spread] | None:
     """The baseline that comes nearest to ours (or is ahead of it) and the ratio of its seconds to ours."""
     ratios = [(name, side.ratio) for name, side in baselines(record).items() if side.ratio is not None]

@@ -13,11 +13,11 @@ from markupsafe import Markup
 from mdlm_fast.files import whole_file
 
 from ..harness.results import Results
-from .method import CPU_ONLY, METHOD, REPRODUCE, machine_facts
+from .method import CPU_ONLY, REPRODUCE, machine_facts, method
 from .plots import pictures
 from .plots.picture import Picture
 from .plots.style import ON_DARK, PAGE, style, svg, variable
-from .summary import SUITES, headline, losses, suite_tables, summary_table
+from .summary import SUITES, fastest_table, headline, losses, suite_tables, summary_table
 from .tables import SLOWER, Table
 from .views import View, views
 
@@ -50,7 +50,8 @@ class Chapter:
     """A machine.
 
     Attributes:
-        summaries: wins and losses a suite, then the losses one by one.
+        summaries: ours against the fastest baseline a suite, or the only one, then the losses one by one.
+        comparisons: ours against each baseline, where there are several.
         sections: a suite each.
     """
 
@@ -60,6 +61,7 @@ class Chapter:
     warning: str
     headline: str
     summaries: list[Table]
+    comparisons: list[Table]
     sections: list[Section]
 
 
@@ -79,7 +81,7 @@ def write_html(results: Results, path: Path) -> None:
     chapters = [chapter(view, f"m{number}") for number, view in enumerate(views(results), 1)]
     colours = {variable(light): (light, dark) for light, dark in ON_DARK.items()}
     text = environment.get_template(TEMPLATE).render(
-        chapters=chapters, method=METHOD, reproduce=REPRODUCE, colours=colours, slower=SLOWER, most_rows=MOST_ROWS
+        chapters=chapters, method=method(), reproduce=REPRODUCE, colours=colours, slower=SLOWER, most_rows=MOST_ROWS
     )
     with whole_file(path) as temporary:
         temporary.write_text(text)
@@ -87,7 +89,9 @@ def write_html(results: Results, path: Path) -> None:
 
 def chapter(view: View, anchor: str) -> Chapter:
     """Everything of one machine; `anchor` begins its elements' ids."""
-    summaries = [table for suite in SUITES if (table := summary_table(view, suite))]
+    fastest = {suite: fastest_table(view, suite) for suite in SUITES}
+    each = {suite: summary_table(view, suite) for suite in SUITES}
+    summaries = [table for suite in SUITES if (table := fastest[suite] or each[suite])]
     lost = losses(view)
     return Chapter(
         anchor,
@@ -96,6 +100,7 @@ def chapter(view: View, anchor: str) -> Chapter:
         CPU_ONLY if view.newest["device"] == "cpu" else "",
         headline(view),
         [*summaries, *([lost] if lost else [])],
+        [table for suite in SUITES if fastest[suite] and (table := each[suite])],
         list(sections(view, anchor)),
     )
 

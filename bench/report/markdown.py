@@ -6,14 +6,16 @@ import textwrap
 from collections.abc import Iterator
 
 from ..harness.results import Results
-from .method import CPU_ONLY, METHOD, REPRODUCE, machine_facts
+from .method import CPU_ONLY, REPRODUCE, machine_facts, method
 from .plots import pictures
-from .summary import SUITES, headline, losses, suite_tables, summary_table
+from .summary import SUITES, fastest_table, headline, losses, suite_tables, summary_table
 from .tables import SLOWER, Entry, Table
 from .views import View, views
 
 #: Rows of a table that is shown at once; a longer one has to be unfolded.
-MOST_ROWS = 24
+MOST_ROWS = 8
+
+AS_ABOVE = "Drawn as the picture above."
 
 
 def page(results: Results, folder: str = "benchmarks") -> str:
@@ -34,7 +36,7 @@ def page(results: Results, folder: str = "benchmarks") -> str:
     for view in views(results):
         parts += machine_section(view, folder)
     parts += ["## How it was measured", ""]
-    for name, text in METHOD:
+    for name, text in method():
         parts.append(paragraph(f"**{name}.** {text}"))
     parts += ["## Reproducing", "", "```", REPRODUCE, "```"]
     return "\n".join(parts).rstrip() + "\n"
@@ -50,11 +52,11 @@ def machine_section(view: View, folder: str) -> Iterator[str]:
     if headline(view):
         yield paragraph(f"**{headline(view)}**")
     for suite in SUITES:
-        summary = summary_table(view, suite)
-        if summary is not None:
-            yield f"**{summary.title}**"
-            yield ""
-            yield markdown_table(summary)
+        fastest, each = fastest_table(view, suite), summary_table(view, suite)
+        if fastest is not None:
+            yield from with_title(fastest, len(fastest.rows))
+        if each is not None:
+            yield from with_title(each, 0 if fastest else len(each.rows))
     lost = losses(view)
     if lost is not None:
         yield f"### {lost.title}"
@@ -67,19 +69,21 @@ def machine_section(view: View, folder: str) -> Iterator[str]:
             continue
         yield f"### {title}"
         yield ""
+        said = ""
         for picture in drawn:
             if picture.suite == suite:
                 yield f"![{picture.title}]({folder}/{picture.name}.png)"
                 yield ""
-                yield paragraph(f"*{picture.caption}*")
+                yield paragraph(f"*{AS_ABOVE if picture.caption == said else escaped(picture.caption)}*")
+                said = picture.caption
         for table in tables:
             yield from with_title(table)
 
 
-def with_title(table: Table) -> Iterator[str]:
-    """Title, table and notes; a long table folded."""
+def with_title(table: Table, most_rows: int = MOST_ROWS) -> Iterator[str]:
+    """Title, table and notes; a table of more rows folded."""
     subtitle = f": {table.subtitle}" if table.subtitle else ""
-    if len(table.rows) > MOST_ROWS:
+    if len(table.rows) > most_rows:
         yield f"<details><summary><b>{table.title}</b>{subtitle} ({len(table.rows)} rows)</summary>"
     else:
         yield f"**{table.title}**{subtitle}"
@@ -87,7 +91,7 @@ def with_title(table: Table) -> Iterator[str]:
     yield markdown_table(table)
     for note in table.notes:
         yield paragraph(escaped(note))
-    if len(table.rows) > MOST_ROWS:
+    if len(table.rows) > most_rows:
         yield "</details>"
         yield ""
 
@@ -107,7 +111,7 @@ def cell(entry: Entry) -> str:
     text = escaped(entry.text)
     if entry.loss:
         text = f"**{text} {SLOWER}**"
-    return f"{text} ({'; '.join(entry.details)})" if entry.details else text
+    return f"{text} ({escaped('; '.join(entry.details))})" if entry.details else text
 
 
 def escaped(text: str) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..harness.results import Record, Results
 from . import wording
-from .summary import SUITES, headline, suite_tables, summary_table
+from .summary import SUITES, fastest_table, headline, suite_tables, summary_table
 from .tables import SLOWER, Entry, Table
 from .views import View, views
 
@@ -29,7 +29,7 @@ def show(records: list[Record], results: Results, console: Console) -> None:
         for suite in SUITES:
             for table in suite_tables(view, suite):
                 show_table(table, console)
-            summary = summary_table(view, suite)
+            summary = fastest_table(view, suite) or summary_table(view, suite)
             if summary is not None:
                 show_table(summary, console)
         show_headline(view, console)
@@ -67,7 +67,7 @@ def show_headline(view: View, console: Console) -> None:
     sentence = headline(view)
     if sentence:
         console.print()
-        console.print(sentence.removesuffix(", which are listed below.").rstrip(".") + ".", highlight=False)
+        console.print(sentence, highlight=False)
         console.print(
             "Ratios are seconds of the baseline over ours, paired by round: medians with quartiles; "
             f"{wording.times(1)} and above: ours is as fast or faster.",

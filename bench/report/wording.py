@@ -63,7 +63,9 @@ def seconds_range(spread: Spread) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio, e.g. "4.61×", "27.1×", "312×"."""
+    """A ratio, e.g. "4.61×", "27.1×", "312×". One below 1 never reads 1: "0.998×"."""
+    if 0.995 <= value < 1:
+        return f"{min(value, 0.999):.3f}×"
     return f"{value:,.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}×"
 
 

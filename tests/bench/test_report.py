@@ -1,4 +1,4 @@
-"""The report: figures derived from records, tables, the pages and the pictures, on results that no machine measured."""
+"""The report's tables and pages, on results that no machine measured."""
 
 from __future__ import annotations
 
@@ -7,106 +7,24 @@ from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
-from scipy.stats import linregress
 
-from mdlm_fast.bench.harness.results import Record, Results, Side
-from mdlm_fast.bench.harness.spread import Spread
-from mdlm_fast.bench.report import derived, summary, tables, tables_decode, tables_kernels, wording
+from mdlm_fast.bench.harness.results import Results, Side
+from mdlm_fast.bench.report import derived, summary, tables, tables_decode, tables_kernels
 from mdlm_fast.bench.report.html import write_html
 from mdlm_fast.bench.report.markdown import cell, markdown_table, page
-from mdlm_fast.bench.report.plots import KINDS, cost, pictures
-from mdlm_fast.bench.report.plots.style import ON_DARK, SYSTEMS, style
+from mdlm_fast.bench.report.method import method
+from mdlm_fast.bench.report.plots import pictures
+from mdlm_fast.bench.report.plots.style import style
 from mdlm_fast.bench.report.tables import Entry
 from mdlm_fast.bench.report.terminal import show
-from mdlm_fast.bench.report.views import along, centre, views
+from mdlm_fast.bench.report.views import views
+from mdlm_fast.bench.suites.decode import cell as decode_cell
+from mdlm_fast.bench.suites.kernels import score
 
 from . import synthetic
-
-EXACT = Spread(1.0, 1.0, 1.0, 3)
-
-
-def exact(seconds: float, ratio: float | None = None) -> Side:
-    return Side(Spread(seconds, seconds, seconds, 3), None if ratio is None else Spread(ratio, ratio, ratio, 3))
-
-
-def record(**sides: Side) -> Record:
-    named = {name.replace("_", " "): side for name, side in sides.items()}
-    return Record("kernels", {"op": "score_rows", "rows": 4}, named, {"bytes": 8e6, "operations": 2e7})
-
-
-def test_rates_against_hand_computed_values() -> None:
-    found = record(ours=exact(2e-3), read=exact(1e-3, 0.5), LLaDA=exact(6e-3, 3.0))
-    found.sides[derived.ONE_THREAD] = exact(3e-3, 1.5)
-    assert derived.gb_per_s(found) == pytest.approx(4.0)  # 8 MB in 2 ms
-    assert derived.gflop_per_s(found) == pytest.approx(10.0)
-    assert derived.gflop_per_s(found, "LLaDA") == pytest.approx(20 / 6)
-    assert derived.intensity(found) == 2.5
-    assert derived.share_of_read(found) == Spread(0.5, 0.5, 0.5, 3)
-    assert derived.thread_scaling(found) == Spread(1.5, 1.5, 1.5, 3)
-    assert derived.best_baseline(found) == ("LLaDA", Spread(3.0, 3.0, 3.0, 3))
-    assert derived.geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
-
-
-def test_what_is_missing_is_none() -> None:
-    found = Record("kernels", {"op": "score_rows"}, {"ours": Side(verdict="does not fit")})
-    assert derived.gb_per_s(found) is None and derived.intensity(found) is None
-    assert derived.share_of_read(found) is None and derived.best_baseline(found) is None
-
-
-def test_floors_and_ours_again_are_no_baselines() -> None:
-    names = ("ours", "ours, 1 thread", "ours again", "ours, captured", "read", "library GEMM alone", "ceiling")
-    found = Record("kernels", {}, {name: exact(1.0, 0.5) for name in (*names, "library GEMM + ours", "TRL")})
-    assert list(derived.baselines(found)) == ["library GEMM + ours", "TRL"]
-
-
-def test_fit_is_scipys_over_what_is_bound_by_work() -> None:
-    sizes = np.array([1.0, 8.0, 32.0, 128.0, 512.0])
-    seconds = 1e-6 * sizes**1.3 * np.array([1.0, 1.05, 0.97, 1.02, 1.0]) + np.array([5e-5, 0, 0, 0, 0])
-    found = derived.fit(sizes, seconds)
-    expected = linregress(np.log(sizes[1:]), np.log(seconds[1:]))  # the first is bound by the fixed 50 us
-    assert found is not None and found.first == 8 and found.last == 512
-    assert found.exponent == pytest.approx(expected.slope) and found.error == pytest.approx(expected.stderr)
-    assert found.scale == pytest.approx(np.exp(expected.intercept))
-    assert found.seconds(32.0) == pytest.approx(np.exp(expected.intercept + expected.slope * np.log(32)))
-
-
-def test_range_of_a_fit_starts_at_half_the_best_rate() -> None:
-    assert derived.bound_by_work([1, 2, 4, 8], [1.0, 1.0, 1.0, 1.6]) == 2  # rates 1, 2, 4, 5
-    assert derived.bound_by_work([1, 2, 4], [1.0, 4.0, 16.0]) == 0  # growing cost is no fixed cost
-    assert derived.fit([1, 1000], [1.0, 1.0]) is None  # one point is left
-    two = derived.fit([1, 2], [1.0, 2.0])
-    assert two is not None and two.error is None and two.exponent == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(4.6e-8, "0.0460 µs"), (1.234e-5, "12.3 µs"), (9.999e-4, "1,000 µs"), (0.0213, "21.3 ms"), (61.0, "61.0 s")],
-)
-def test_seconds(value: float, text: str) -> None:
-    assert wording.seconds(value) == text
-
-
-def test_numbers() -> None:
-    assert [wording.times(x) for x in (0.616, 4.607, 9.996, 27.08, 312.4)] == [
-        "0.62×",
-        "4.61×",
-        "10.0×",
-        "27.1×",
-        "312×",
-    ]
-    assert [wording.storage(x) for x in (12, 6.5e7, 1.94e10)] == ["<1 MB", "65.0 MB", "19.4 GB"]
-    assert [wording.percent(x) for x in (0.834, 0.0312, 0.0, 1.0)] == ["83%", "3.1%", "0%", "100%"]
-    assert wording.times_range(4.433, 4.481) == "4.43–4.48" and wording.times_range(4.0, 4.0) == "4.00"
-    assert wording.described({"vocab": 126_464, "dtype": "bfloat16"}).replace("\u00a0", " ") == "bf16, V = 126,464"
-    assert wording.seconds_range(Spread(2e-3, 9e-4, 3e-3, 5)) == "0.900–3.00"  # in the median's unit
-
-
-def test_settings_are_sorted_by_their_numbers() -> None:
-    cases = [{"setting": f"steps={steps}"} for steps in (12, 2, 8)]
-    assert [case["setting"] for case in sorted(cases, key=wording.case_order)] == ["steps=2", "steps=8", "steps=12"]
+from .synthetic import exact, record
 
 
 def test_a_captured_decode_has_a_column_and_is_no_baseline() -> None:
@@ -118,28 +36,6 @@ def test_a_captured_decode_has_a_column_and_is_no_baseline() -> None:
     assert list(derived.baselines(found)) == ["LLaDA"]
 
 
-def test_centre_and_axes_of_a_cross() -> None:
-    scoring = [r for r in synthetic.kernels() if r.case.get("variant") == "T=0.7"]
-    assert centre(scoring).case | {"op": ""} == {
-        "op": "",
-        "variant": "T=0.7",
-        "dtype": "bfloat16",
-        "rows": 32,
-        "vocab": 126_464,
-    }
-    assert [r.case["rows"] for r in along(scoring, "rows")] == list(synthetic.ROWS)
-    assert {r.case["vocab"] for r in along(scoring, "rows")} == {126_464}
-    decoding = [r for r in synthetic.decode() if r.case["decoder"] == "LLaDA"]
-    assert [r.case["generated"] for r in along(decoding, "generated")] == [64, 128, 256]
-    assert along(decoding[:1], "batch") == [] and along([], "batch") == []
-
-
-def test_centre_of_a_full_matrix_is_the_same() -> None:
-    scoring = [r for r in synthetic.kernels(full=True) if r.case.get("variant") == "T=0.7"]
-    assert (centre(scoring).case["rows"], centre(scoring).case["vocab"]) == (32, 126_464)
-    assert {r.case["rows"] for r in along(scoring, "vocab")} == {32}
-
-
 def test_a_loss_is_said_with_its_reason_everywhere(tmp_path: Path) -> None:
     made = Results()
     run = made.start_run(synthetic.environment(synthetic.CPU, "cpu", "2026-01-02 03:04"))
@@ -147,7 +43,9 @@ def test_a_loss_is_said_with_its_reason_everywhere(tmp_path: Path) -> None:
     lost.sides["LLaDA"].reason = "checks of arguments in Python."
     made.put(lost, run)
     (view,) = views(made)
-    assert "slower in 1" in summary.headline(view)
+    assert summary.headline(view) == (
+        "In 0 of 1 cells ours is faster than every baseline; in 1 some baseline is as fast or faster."
+    )
     table = summary.losses(view)
     assert table is not None and table.rows[0][-1].text == "checks of arguments in Python."
     terminal = StringIO()
@@ -155,6 +53,42 @@ def test_a_loss_is_said_with_its_reason_everywhere(tmp_path: Path) -> None:
     write_html(made, tmp_path / "index.html")
     for text in (terminal.getvalue(), page(made), (tmp_path / "index.html").read_text()):
         assert "0.50× slower" in text and "checks of arguments in Python" in text
+
+
+def test_a_cell_counts_once_by_its_fastest_baseline() -> None:
+    made = Results()
+    run = made.start_run(synthetic.environment(synthetic.CPU, "cpu", "2026-01-02 03:04"))
+    for rows, llada, dream in ((1, 0.5, 9.0), (8, 4.0, 8.0), (64, 6.0, 2.0)):
+        found = record(ours=exact(1.0), read=exact(0.1, 0.1), LLaDA=exact(llada, llada), Dream=exact(dream, dream))
+        found.case |= {"rows": rows}
+        made.put(found, run)
+    (view,) = views(made)
+    assert "In 2 of 3 cells" in summary.headline(view)
+    table = summary.fastest_table(view, "kernels")
+    assert table is not None
+    (row,) = table.rows
+    assert [entry.text for entry in row] == ["score_rows", "LLaDA", "0.50×", "1.59×", "0.50–4.00×", "LLaDA", "2 of 3"]
+    each = summary.summary_table(view, "kernels")
+    assert each is not None and [row[1].text for row in each.rows] == ["LLaDA", "Dream"]
+    assert summary.fastest_table(view, "decode") is None
+
+
+def test_the_method_says_the_limits_that_the_suites_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_cell, "LONGEST", {False: 7.25, True: 8.5})
+    monkeypatch.setattr(score, "MOST_TEMPORARIES", {"cpu": 123_000_000})
+    text = dict(method())["What did not run whole"]
+    assert "over 7.25 s in the small set, 8.5 s in the full one" in text and "exceed 123 MB on a CPU" in text
+
+
+def test_decodes_say_that_nobody_caches_keys_and_values() -> None:
+    made = synthetic.results()
+    made.records = [record for record in made.records if record.suite == "decode"]
+    (view,) = views(made)
+    tables_of = list(summary.suite_tables(view, "decode"))
+    assert all(any("cached on neither side" in note for note in table.notes) for table in tables_of)
+    assert sum(any("without it: Fast-dLLM." in note for note in table.notes) for table in tables_of) == 1
+    shown = [one.caption for one in pictures(view) if "cost" not in one.name]
+    assert shown and all("without it: Fast-dLLM; dInfer, torch.compile." in caption for caption in shown)
 
 
 def test_a_tie_or_win_is_no_loss_and_a_part_of_the_work_never() -> None:
@@ -265,21 +199,6 @@ def test_html_escapes_what_results_say(tmp_path: Path) -> None:
     assert "<script>alert" not in (tmp_path / "index.html").read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.rpartition(".")[2])
-def test_pictures_are_drawn_without_text_outside(kind: object) -> None:
-    (view,) = views(synthetic.results(full=kind.__name__.endswith("heat")))  # type: ignore[attr-defined]
-    drawn = list(kind.pictures(view))  # type: ignore[attr-defined]
-    assert drawn
-    with style():
-        figure = drawn[-1].draw()
-        figure.draw_without_rendering()
-        box = figure.get_tightbbox()
-    assert box.x0 > -0.02 and box.y0 > -0.02
-    assert box.x1 < figure.get_figwidth() + 0.02 and box.y1 < figure.get_figheight() + 0.02
-    assert synthetic.CPU in [text.get_text() for text in figure.texts]
-
-
 @pytest.mark.parametrize("suite", ["kernels", "decode", "quality", "rl"])
 def test_one_suite_alone_and_one_record_alone(suite: str) -> None:
     made = synthetic.results()
@@ -304,15 +223,3 @@ def test_sides_without_times_leave_pictures_and_tables_whole() -> None:
         for picture in pictures(view):
             if picture.name.endswith(("decode-systems", "trained-head")):
                 picture.draw()
-
-
-def test_every_system_colour_has_a_dark_counterpart() -> None:
-    assert {colour for colour, _ in SYSTEMS.values()} <= set(ON_DARK)
-
-
-def test_exponents_beside_lines() -> None:
-    assert cost.exponent(None) == ""
-    assert cost.exponent(derived.Fit(1.0, None, 1.0, 1.0, 2.0)) == "b = 1.00"
-    assert cost.exponent(derived.Fit(0.976, 0.0123, 1.0, 1.0, 2.0)) == "b = 0.98 ± 0.01"
-    assert cost.exponent(derived.Fit(0.976, 0.001, 1.0, 1.0, 2.0)) == "b = 0.98 ± <0.01"
-    assert cost.spaced([1_000, 32_000, 126_464, 151_936, 262_144]) == [1_000, 32_000, 262_144]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,67 +19,85 @@ from ..views import View, along, grouped
 from .picture import Picture, file_name
 from .style import COLUMN, PAGE, PAPER, finish, legend, new_figure, plain_ticks, system
 
+TRAINING_AXES = ("steps", "batch", "generated", "updates")
 LABEL_SHARE = 0.15  # of an axis lies at least between two labels
 CAPTION = (
     "Medians with quartiles; both axes are logarithmic. The dashed line is the fit cost ~ size^b over the sizes bound "
-    "by work; b stands beside the line with its standard error (none where two sizes leave no freedom). Hollow: "
+    "by work; b stands beside the line with its standard error (none where there are two sizes alone). Hollow: "
     "extrapolated."
 )
 
 
+@dataclass(frozen=True)
+class Line:
+    """A panel: seconds along an axis.
+
+    Attributes:
+        label: what the records have in common.
+        records: along the axis, at least two.
+    """
+
+    label: str
+    axis: str
+    records: list[Record]
+
+
 def pictures(view: View) -> Iterator[Picture]:
-    """One an op of the kernel suite, one of decoding."""
+    """One an op of the kernel suite, but committing and remasking together; one of decoding, one of training."""
     kernels = [record for _, _, chosen in by_variant(view.suite("kernels")) for record in chosen]
-    for op, records in grouped(kernels, lambda record: str(record.case.get("op"))).items():
-        yield from _picture(view, "kernels", op, f"{op}: cost against size", records, ("rows", "vocab", "length"))
-    yield from _picture(
-        view,
-        "decode",
-        "decode",
-        "A whole decode: cost against length and vocabulary",
-        view.suite("decode"),
-        ("generated", "vocab"),
-    )
+    for name, records in grouped(kernels, _subject).items():
+        yield from _picture(view, "kernels", name, f"{name}: cost against size", records, ("rows", "vocab", "length"))
+    title = "A whole decode: cost against length and vocabulary"
+    yield from _picture(view, "decode", "decode", title, view.suite("decode"), ("generated", "vocab"))
+    title = "An iteration of training: cost against size"
+    yield from _picture(view, "rl", "iteration", title, view.suite("rl"), TRAINING_AXES)
+
+
+def _subject(record: Record) -> str:
+    op = str(record.case.get("op"))
+    return "select_commit_ and remask_" if op in ("select_commit_", "remask_") else op
 
 
 def _picture(
     view: View, suite: str, name: str, title: str, records: Sequence[Record], axes: Sequence[str]
 ) -> Iterator[Picture]:
-    """A row a variant, a panel an axis along which at least two sizes were measured."""
-    rows = {}
-    for label, chosen in grouped(records, _line).items():
-        lines = {axis: along(chosen, axis) for axis in axes}
-        if any(lines.values()):
-            rows[label] = lines
-    there = [axis for axis in axes if any(lines[axis] for lines in rows.values())]
-    if there:
+    """A panel a variant and axis along which at least two sizes were measured."""
+    lines = [
+        Line(label, axis, line)
+        for label, chosen in grouped(records, _label).items()
+        for axis in axes
+        if (line := along(chosen, axis))
+    ]
+    if lines:
         file = file_name(view, f"{suite}-cost-{name}")
-        yield Picture(file, suite, title, CAPTION, draw(title, rows, there, view.machine))
+        yield Picture(file, suite, title, CAPTION, draw(title, lines, view.machine))
 
 
-def _line(record: Record) -> str:
-    """What the lines of one row of panels have in common."""
-    if record.suite == "kernels":
-        return str(record.case.get("variant", ""))
-    return f"as {record.case.get('decoder', '')}"
+def _label(record: Record) -> str:
+    """What the lines of one op, decoder or way of training have in common."""
+    case = record.case
+    if record.suite == "decode":
+        return f"as {case.get('decoder', '')}"
+    if record.suite == "rl":
+        return f"{case.get('method', '')}, {case['head']} head" if "head" in case else str(case.get("method", ""))
+    variant = str(case.get("variant", ""))
+    return f"{case['op']}, {variant}" if _subject(record) != case["op"] else variant
 
 
-def draw(
-    title: str, rows: dict[str, dict[str, list[Record]]], axes: Sequence[str], machine: str
-) -> Callable[[], Figure]:
-    """Rows of panels."""
+def draw(title: str, lines: Sequence[Line], machine: str) -> Callable[[], Figure]:
+    """Panels, two beside each other."""
 
     def drawn() -> Figure:
-        width = PAGE if len(axes) > 1 else COLUMN + 0.6
-        figure, panels = new_figure(len(rows), len(axes), width, 0.7 + 2.5 * len(rows))
-        for line, (label, by_axis) in zip(panels, rows.items(), strict=True):
-            for panel, axis in zip(line, axes, strict=True):
-                if by_axis[axis]:
-                    _panel(panel, by_axis[axis], axis)
-                    panel.set_title(f"{label}\n{_fixed(by_axis[axis], axis)}" if label else _fixed(by_axis[axis], axis))
-                else:
-                    panel.set_visible(False)
-            line[0].set_ylabel("time")
+        columns = min(2, len(lines))
+        rows = -(-len(lines) // columns)
+        figure, panels = new_figure(rows, columns, PAGE if columns > 1 else COLUMN + 0.6, 0.7 + 2.5 * rows)
+        for axes in panels.flat[len(lines) :]:
+            axes.set_visible(False)
+        for axes, line in zip(panels.flat, lines, strict=False):
+            _panel(axes, line.records, line.axis)
+            axes.set_title("\n".join(filter(None, (line.label, _fixed(line.records, line.axis)))))
+        for axes in panels[:, 0]:
+            axes.set_ylabel("time")
         legend(figure, *panels.flat)
         return finish(figure, title, machine)
 

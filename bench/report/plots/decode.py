@@ -11,7 +11,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ...harness.results import OURS, Record, Side
 from .. import wording
-from ..derived import baselines
+from ..derived import baselines, loses
+from ..tables import SLOWER, against
+from ..tables_decode import cache_note
 from ..views import View, along, centre, grouped
 from .picture import Picture, file_name
 from .style import COLUMN, GREY, INK, OURS_COLOUR, PAGE, PAPER, finish, legend, new_figure, plain_ticks, system
@@ -20,6 +22,7 @@ from .style import COLUMN, GREY, INK, OURS_COLOUR, PAGE, PAPER, finish, legend, 
 def pictures(view: View) -> Iterator[Picture]:
     """Two, as far as there are figures for them."""
     records = [record for record in view.suite("decode") if "decoder" in record.case]
+    without_cache = cache_note(record.case["decoder"] for record in records)
     central = [centre(chosen) for chosen in grouped(records, lambda record: record.case["decoder"]).values()]
     central.sort(key=lambda record: -max((side.ratio.median for _, side in _sides(record) if side.ratio), default=0.0))
     if central:
@@ -27,7 +30,8 @@ def pictures(view: View) -> Iterator[Picture]:
         caption = (
             "Each row is a published decoder, run as its authors wrote it (hollow) and by ours with the same tokens "
             "(filled), in the cell where the axes cross; the batch and the length stand beside the name. Left: "
-            "generated tokens a second of the whole batch. Right: share of a step spent outside the model's body."
+            "generated tokens a second of the whole batch, ~ where a step stands for the decode. Right: share of a "
+            f"step spent outside the model's body, from a watched decode. {without_cache}"
         )
         yield Picture(
             file_name(view, "decode-systems"), "decode", title, caption, draw_systems(title, central, view.machine)
@@ -41,7 +45,7 @@ def pictures(view: View) -> Iterator[Picture]:
         title = "Decoding: latency and throughput over the batch"
         caption = (
             "Latency is the time of a whole batch, throughput its generated tokens a second; medians. "
-            "Filled: ours; hollow: the published decoder that the panel names."
+            f"Filled: ours; hollow: the published decoder that the panel names. {without_cache}"
         )
         yield Picture(
             file_name(view, "decode-batch"), "decode", title, caption, draw_batches(title, lines, view.machine)
@@ -103,9 +107,9 @@ def _pair(axes: Axes, y: int, record: Record, figure: str) -> None:
     for name, value in found.items():
         colour, marker = (OURS_COLOUR, "o") if name == OURS else system(name)
         axes.plot(value, y, marker, color=colour, markerfacecolor=colour if name == OURS else PAPER, markersize=6)
-    ratios = [side.ratio.median for _, side in _sides(record) if side.ratio is not None]
-    if figure == "tokens_per_second" and ratios:
-        text = wording.times(ratios[0]) + (" slower" if ratios[0] < 1 else "")
+    compared = next((side for _, side in _sides(record) if side.ratio is not None), None)
+    if figure == "tokens_per_second" and compared is not None:
+        text = against(compared).text + (f" {SLOWER}" if loses(compared) else "")
         at = (max(found.values()), y)
         axes.annotate(text, at, (7, 0), textcoords="offset points", va="center", color=INK)
 

@@ -14,6 +14,7 @@ from .. import wording
 from ..derived import loses, share_of_read, thread_scaling
 from ..summary import comparisons, ordered, work
 from ..tables import SLOWER, mark
+from ..tables_decode import cache_note
 from ..views import View, centre, grouped
 from .picture import Picture, file_name
 from .style import GREY, INK, LOSS, OURS_COLOUR, PAGE, finish, new_figure, plain_ticks, system
@@ -59,8 +60,11 @@ def pictures(view: View) -> Iterator[Picture]:
             caption = (
                 "Each row is a baseline; right of 1, ours is faster. Dot and thick whisker: median and quartiles of "
                 "ratios paired by round, in the cell where the axes cross. Thin line: medians of all measured cells. "
-                "Both stand in figures on the right. Hollow red diamonds: ours is slower. ~: extrapolated."
+                "Both stand in figures on the right. Hollow red diamonds: ours is slower. ~: extrapolated. The fastest "
+                "baseline stands first."
             )
+            if suite == "decode":
+                caption += " " + cache_note(row.label for row in rows)
             yield Picture(
                 file_name(view, f"{suite}-ratios"), suite, title, caption, draw_ratios(title, rows, view.machine)
             )

@@ -13,17 +13,17 @@ from ..derived import baselines
 from ..summary import work
 from ..tables_rl import phase_names
 from ..views import View, along, grouped
+from .cost import TRAINING_AXES
 from .picture import Picture, file_name
 from .style import OURS_COLOUR, PAGE, PARTS, finish, legend, new_figure, system
 
 NARROW = 5.4  # inches
-AXES = ("steps", "batch", "generated", "updates")
 
 
 def pictures(view: View) -> Iterator[Picture]:
     """One a method and head that has an axis."""
     for label, records in grouped(view.suite("rl"), work).items():
-        lines = {axis: line for axis in AXES if (line := along(records, axis))}
+        lines = {axis: line for axis in TRAINING_AXES if (line := along(records, axis))}
         if lines:
             title = f"{label}: seconds by phase, peak memory"
             caption = (

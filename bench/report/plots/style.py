@@ -133,8 +133,9 @@ def plain_ticks(axis: Axis, text: Callable[[float], str] = "{:g}".format) -> Non
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend(figure: Figure, *panels: Axes, columns: int = 4) -> None:
-    """One legend between title and panels, each label once."""
+def legend(figure: Figure, *panels: Axes, columns: int | None = None) -> None:
+    """One legend between title and panels, each label once; in four columns, on a narrow figure in two."""
+    columns = columns or (4 if figure.get_figwidth() == PAGE else 2)
     found: dict[str, Artist] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
