@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mdlm_fast import ops
 from mdlm_fast.bench.baselines import score as baselines
@@ -136,7 +137,15 @@ def test_a_token_that_a_filter_cuts_is_found() -> None:
 
 @pytest.mark.parametrize(
     "sampler",
-    [baselines.llada, baselines.eoser_rollout, baselines.fast_dllm, baselines.dinfer, baselines.dream, baselines.mdpo],
+    [
+        baselines.llada,
+        baselines.eoser_rollout,
+        baselines.fast_dllm,
+        baselines.dinfer,
+        baselines.dream,
+        baselines.mdpo,
+        baselines.race,
+    ],
 )
 def test_samplers_draw_from_the_tempered_distribution(sampler: Callable[..., Scored]) -> None:
     torch.manual_seed(0)
@@ -195,3 +204,61 @@ def test_every_call_of_ours_commits_the_same_work() -> None:
         written.append((canvas.clone(), masked.clone()))
     assert masked.sum() == start.sum() - 3  # quotas 1 and 2
     assert all(torch.equal(a, b) for pair in pairwise(written) for a, b in zip(*pair, strict=True))
+
+
+def test_rows_are_taken_from_both_ends() -> None:
+    cpu = torch.device("cpu")
+    assert score.both_ends(6, 20, cpu).tolist() == [0, 1, 2, 17, 18, 19]
+    assert score.both_ends(10, 10, cpu).tolist() == list(range(10))
+    assert score.both_ends(1, 20, cpu).tolist() == [0]
+
+
+def test_a_wrong_last_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = score.ours
+
+    def last_row_wrong(variant: str, rows: int, device: str) -> Callable[[Tensor], ops.RowScores]:
+        def call(logits: Tensor) -> ops.RowScores:
+            scores = right(variant, rows, device)(logits)
+            scores.token[-1] = (scores.token[-1] + 1) % logits.shape[1]
+            return scores
+
+        return call
+
+    monkeypatch.setattr(score, "ours", last_row_wrong)
+    with pytest.raises(AssertionError):
+        score.prepared(replace(TOY, rows=20), score.GREEDY, QUICK).check()
+
+
+def test_a_part_of_the_rows_is_checked_with_the_last_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(score.MOST_TEMPORARIES, "cpu", 1000 * 18 * 8)
+    shape = replace(TOY, rows=20)
+    prepared = score.prepared(shape, score.GREEDY, QUICK)
+    parts = {candidate.name: candidate.extrapolated_from for candidate in prepared.candidates}
+    assert parts == {"ours": None, "LLaDA": None, "Fast-dLLM": "8 of 20 rows"}
+    assert "8 of 8 tokens equal" in prepared.check()["Fast-dLLM"]
+
+
+def test_draws_that_were_refused_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ValueError
+
+    torch.manual_seed(0)
+    assert score.NOT_DRAWN not in score.prepared(TOY, score.TOP_K, QUICK).check()["MDPO"]
+    monkeypatch.setattr("mdlm_fast.bench.baselines.dream.Categorical", refuse)
+    assert score.NOT_DRAWN in score.prepared(TOY, score.TOP_K, QUICK).check()["Dream"]
+
+
+def test_an_autocast_widens_softmax_and_keeps_the_sort_narrow() -> None:
+    torch.manual_seed(0)
+    logits = (torch.randn(4, 100) * 3).bfloat16()
+    seen = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append((getattr(function, "__name__", ""), args[0].dtype if isinstance(args[0], Tensor) else None))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        scored = baselines.mdpo(logits, 0.7, top_p=0.9)
+    assert ("sort", torch.bfloat16) in seen and ("softmax", torch.float32) in seen and ("cumsum", torch.float32) in seen
+    assert ("softmax", torch.bfloat16) not in seen and scored.confidence.dtype == torch.float32

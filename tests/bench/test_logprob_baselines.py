@@ -176,3 +176,32 @@ def test_no_two_cells_have_the_same_case(full: bool) -> None:
     settings = Settings(full=full)
     cases = [json.dumps(cell.case) for module in (linear, logprobs) for cell in module.cells(settings)]
     assert len(set(cases)) == len(cases)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_form_for_the_compiler_agrees(dtype: torch.dtype) -> None:
+    given = problem((ROWS, VOCABULARY), dtype=dtype)
+    functions = logprobs.ON_LOGITS[logprobs.BOTH] | {"arranged": baselines.cross_entropy}
+    assert "arranged" in logprobs.prepared_sides(functions, given, logprobs.BOTH, {}).check()
+
+
+def test_ours_is_held_to_float32_whatever_the_dtype_of_the_logits() -> None:
+    functions = dict(logprobs.ON_LOGITS[logprobs.FORWARD])
+    functions[OURS] = lambda logits, targets: baselines.log_softmax_gather(logits.float(), targets) + 2e-5
+    given = problem((ROWS, VOCABULARY), dtype=torch.bfloat16)
+    with pytest.raises(AssertionError, match="ours: output 0"):
+        logprobs.prepared_sides(functions, given, logprobs.FORWARD, {}).check()
+
+
+def test_one_row_draws_are_compared_on_more(small_arena: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = linear.sides
+
+    def other_seed(*args: object) -> dict[str, linear.Side]:
+        found = right(*args)  # type: ignore[arg-type]
+        return found | {OURS: partial(found[OURS], seeds=torch.tensor([2]))}
+
+    prepare = linear.head_cell(Shape(torch.float32, 1, VOCABULARY), WIDTH, linear.SAMPLED, SETTINGS).prepare
+    prepare().check()
+    monkeypatch.setattr(linear, "sides", other_seed)
+    with pytest.raises(AssertionError, match="of 32 draws differ"):
+        prepare().check()

@@ -80,8 +80,6 @@ def described(logits: Tensor, ours: RowScores, theirs: Scored, distribution: Dis
         if not possible.all():
             notes.append(f"{int((~possible).sum())} of {rows} draws have probability 0 by its own account")
             logits, ours, theirs = logits[possible], only(ours, possible), only(theirs, possible)
-        if distribution.tempered and likeliest(logits, theirs.token, distribution):
-            notes.append("these draws are all likeliest tokens, which it takes where probabilities do not add up to 1")
     worst = compare(logits, ours, theirs, distribution)
     if theirs.margin is not None and theirs.entropy is not None:
         worst = max(worst, compare_statistics(ours, theirs))
@@ -147,12 +145,6 @@ def check_kept(z: Tensor, token: Tensor, distribution: Distribution, allowed: fl
     if distribution.top_p is not None:
         mass = ((z / distribution.temperature).softmax(-1) * above).sum(-1)
         assert (mass <= distribution.top_p + allowed).all(), f"a token beyond top-p, at {mass.max():.4f}"
-
-
-def likeliest(logits: Tensor, token: Tensor, distribution: Distribution) -> bool:
-    """Whether all tokens [N] have the largest logit of their row, to the rounding of what they are chosen from."""
-    z = logits.double()
-    return bool((z.amax(-1) - at(z, token) <= tolerance(logits.dtype, distribution)).all())
 
 
 def relative(theirs: Tensor, expected: Tensor, allowed: float, what: str, least: Tensor | None = None) -> float:

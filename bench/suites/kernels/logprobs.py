@@ -102,7 +102,7 @@ def head_shapes(settings: Settings) -> Iterator[tuple[Shape, int]]:
     """Shapes of the logits that are not stored, and widths of the hidden states."""
     if not settings.full:
         yield Shape(torch.bfloat16, 256, CENTRE.vocab), HIDDEN
-        yield Shape(torch.float32, 256, 32_000), HIDDEN
+        yield Shape(torch.float32, 128, 32_000), HIDDEN
         return
     for dtype in DTYPES:
         for rows, vocab in itertools.product(TRAINING_ROWS, TRAINING_VOCABULARIES):

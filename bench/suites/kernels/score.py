@@ -54,6 +54,9 @@ CHECKED_ROWS = 8  # half of them the first, half of them the last
 #: Relative to epsilon of 16-bit logits that were divided by a temperature or filtered by 16-bit sums.
 TEMPERED_ROUNDING = 24.0
 
+#: What Dream's code does silently when torch refuses its probabilities.
+NOT_DRAWN = "all of them likeliest tokens, which it takes where 16-bit probabilities do not add up to 1"
+
 #: Why a baseline may be faster, and below how many logits that is the reason.
 FIXED_COST = "so few logits that a call's fixed cost decides, and ours checks its arguments in Python"
 FEW_LOGITS = 2**17
@@ -230,10 +233,19 @@ def agreement(variant: str, logits: Tensor, scores: ops.RowScores, baseline: Bas
     part = logits if count == len(logits) else logits[rows]  # [count, V]
     chosen = both_ends(min(CHECKED_ROWS, count), count, logits.device)
     z, distribution = part[chosen], baseline.distribution
-    timed = described(z, only(scores, rows[chosen]), only(baseline.timed()(part), chosen), distribution)
+    before = generator_state(z.device)
+    theirs = baseline.timed()(part)
+    timed = described(z, only(scores, rows[chosen]), only(theirs, chosen), distribution)
+    if distribution.temperature > 0 and torch.equal(generator_state(z.device), before):
+        timed += f", {NOT_DRAWN}"
     z = without_ties(z)
     reference = ours(variant, len(z), z.device.type)(z)
     return f"{described(z, reference, baseline.function(z), distribution)}; {timed}"
+
+
+def generator_state(device: torch.device) -> Tensor:
+    """Of torch's random numbers; a call that leaves it as it was has drawn nothing."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def both_ends(count: int, rows: int, device: torch.device) -> Tensor:
