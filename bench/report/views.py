@@ -24,8 +24,8 @@ CENTRE: dict[str, Any] = {
     "temperature": 0.0,
     "head": "trained",
 }
-#: Fields that follow from others, so they are no axis of their own.
-FOLLOWING = {"generated": ("steps",)}
+#: Fields that follow from an axis, by suite and axis: a decode of twice the length takes twice the steps.
+FOLLOWING = {("decode", "generated"): ("steps",)}
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def along(records: Sequence[Record], axis: str) -> list[Record]:
         records: of one op, decoder or method.
         axis: the field, of numbers.
     """
-    free = (axis, *FOLLOWING.get(axis, ()))
     having = [record for record in records if isinstance(record.case.get(axis), (int, float))]
+    free = (axis, *(name for record in having[:1] for name in FOLLOWING.get((record.suite, axis), ())))
     values = {field: central_value(having, field) for field in varying(having) if field not in free}
     line = [record for record in having if all(record.case.get(field) == found for field, found in values.items())]
     by_size = {record.case[axis]: record for record in line}

@@ -101,6 +101,10 @@ def test_centre_and_axes_of_a_cross() -> None:
     assert {r.case["vocab"] for r in along(scoring, "rows")} == {126_464}
     decoding = [r for r in synthetic.decode() if r.case["decoder"] == "LLaDA"]
     assert [r.case["generated"] for r in along(decoding, "generated")] == [64, 128, 256]
+    assert [r.case["steps"] for r in along(decoding, "generated")] == [16, 32, 64]
+    training = synthetic.rl()
+    assert [(r.case["generated"], r.case["steps"]) for r in along(training, "generated")] == [(32, 8), (64, 8)]
+    assert [(r.case["generated"], r.case["steps"]) for r in along(training[::-1], "generated")] == [(32, 8), (64, 8)]
     assert along(decoding[:1], "batch") == [] and along([], "batch") == []
 
 

@@ -115,8 +115,9 @@ def own_rows(
 
 
 def span(low: float, high: float, text: Callable[[float], str]) -> str:
-    """E.g. "31%–87%"; empty where the ends are one."""
-    return f"{text(low)}–{text(high)}" if low < high else ""
+    """E.g. "31–87%"; empty where the ends are one."""
+    end = text(high)
+    return f"{text(low).removesuffix(end[-1])}–{end}" if low < high else ""
 
 
 def draw_ratios(title: str, rows: Sequence[Row], machine: str) -> Callable[[], Figure]:
