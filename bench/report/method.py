@@ -86,9 +86,8 @@ def method() -> list[tuple[str, str]]:
             "step, the first of the same decode with half of its tokens given, whose cost is that of a mean step, "
             "times the passes of the decode. These are counted with ours, also for rules that decide from the scores "
             f"how many they take. One that would use over {most}, by a step with one prompt times the prompts, does "
-            f"not fit, which is said. Training: where the released way would take over {MOST_SECONDS:g} s "
-            f"or {most}, it runs fewer steps and the phases that grow with them are multiplied; its peak is then not "
-            f"measured above {most}.",
+            f"not fit, which is said; so does a released way of training. Where that would take over "
+            f"{MOST_SECONDS:g} s, it runs fewer steps, and the phases that grow with them are multiplied.",
         ),
         (
             "Fits",

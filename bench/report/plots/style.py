@@ -35,6 +35,7 @@ SYSTEMS: dict[str, tuple[str, str]] = {
     "library GEMM alone": ("#8f8f8f", "P"),
     "read": ("#8f8f8f", "_"),
     "CJ-GRPO as released": ("#e69f00", "^"),
+    "CJ-GRPO as released, layers kept": ("#d55e00", "v"),
 }
 #: Steps of one colour, from dark to light, for parts of a whole.
 PARTS = ("#0b3954", "#1f6f8b", "#5fa8a8", "#a9d1b8", "#e3ecc8", "#c9c9c9")
