@@ -205,3 +205,12 @@ def test_one_row_draws_are_compared_on_more(small_arena: None, monkeypatch: pyte
     monkeypatch.setattr(linear, "sides", other_seed)
     with pytest.raises(AssertionError, match="of 32 draws differ"):
         prepare().check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sides_of_the_centre_agree_with_head(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "compiled", lambda function: function)
+    hidden, weight = problem((ROWS, WIDTH), (VOCABULARY, WIDTH), dtype=dtype).inputs(0)
+    sides = linear.sides(linear.GREEDY, ROWS, "cpu", every=True)
+    found = linear.check(linear.GREEDY, sides, hidden * WIDTH**-0.5, weight)
+    assert {"Fast-dLLM", "torch.compile, arranged"} < set(found) == set(sides)
