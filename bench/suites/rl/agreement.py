@@ -8,47 +8,46 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
 from ...baselines import cj_grpo
-from .case import Case
+from .case import CHECKPOINTING, QUARTER, RELEASED, Case
 from .sides import OurSide, plain_config
 
 TOLERANCE = 1e-4
+VOCABULARY = QUARTER  # of the model that is checked
 
 
-def check_agreement(case: Case) -> str:
-    """How both sides agree, on a small rollout of the case's kind.
+def check_agreement(case: Case, name: str = RELEASED) -> str:
+    """How ours and the released way of this name agree, on a small rollout of the case's kind.
 
     Its blocks of 9 tokens take two steps each, so steps differ in tokens, and a token's weight in the loss with them.
 
     Raises:
         AssertionError: they do not.
     """
-    small = replace(
-        case, steps=4, batch=2, generated=18, updates=2, dtype="float32", learning_rate=1e-3, max_grad_norm=0.0
-    )
-    worst = difference(small)
+    small = replace(case, steps=4, batch=2, generated=18, updates=2, dtype="float32", vocabulary=VOCABULARY)
+    worst = difference(replace(small, learning_rate=1e-3, max_grad_norm=0.0), name)
     if not worst < TOLERANCE:
         raise AssertionError(
-            f"losses and gradients of the two sides differ by {worst:.1e} of the largest entry (head {case.head}, "
+            f"losses and gradients of ours and of {name} differ by {worst:.1e} of the largest entry (head {case.head}, "
             f"allowed: {TOLERANCE:.0e})"
         )
-    sizes = f"S={small.steps}, B={small.batch}, G={small.generated}"
-    return f"losses and gradients to {worst:.1e} of the largest entry ({sizes}, float32)"
+    sizes = f"S={small.steps}, B={small.batch}, G={small.generated}, {VOCABULARY.size:,} tokens"
+    layers = "layers computed again" if CHECKPOINTING[name] else "layers kept as ours keeps them"
+    return f"losses and gradients to {worst:.1e} of the largest entry ({sizes}, float32, {layers})"
 
 
 @cache
-def difference(case: Case) -> float:
+def difference(case: Case, name: str) -> float:
     """The largest difference of losses and gradients on one trajectory, relative to the largest entry of each tensor.
 
-    The released way replays our rollout with a float32 log-softmax. Both updates of an iteration are compared, the
+    The released way replays our rollout. Both updates of an iteration are compared, the
     second after a large step, so with ratios that are not 1.
     """
     ours = OurSide(case, 1)
-    comparison = Comparison(case, ours)
+    comparison = Comparison(case, ours, name)
     ours.trainer.add_callback(comparison)
     ours.run(lambda _: None, lambda number, phases: True)
     return max(comparison.differences)
@@ -57,8 +56,8 @@ def difference(case: Case) -> float:
 class Comparison(TrainerCallback):
     """Computes loss and gradients of every update the released way too."""
 
-    def __init__(self, case: Case, ours: OurSide) -> None:
-        self.case, self.ours = case, ours
+    def __init__(self, case: Case, ours: OurSide, name: str) -> None:
+        self.case, self.ours, self.name = case, ours, name
         self.differences: list[float] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -67,12 +66,13 @@ class Comparison(TrainerCallback):
             self.buffer = trainer.buffer
         states = list(self.buffer.batch.trajectory)
         trajectory = plain_rollout(states, self.case.generated)
-        config = plain_config(self.case, steps=len(states) - 1, dtype=torch.float32)
+        config = plain_config(self.case, steps=len(states) - 1)
         if state.global_step % self.case.updates == 0:
             self.old = cj_grpo.trajectory_logps(model, trajectory, config)
         reference = cj_grpo.reference_logps(model, trajectory, config)
         twin = copy.deepcopy(model)
         twin.zero_grad()
+        cj_grpo.set_checkpointing(twin, CHECKPOINTING[self.name])
         loss = cj_grpo.trajectory_loss(twin, trajectory, self.buffer.advantages, self.old, reference, config)
         loss.backward()
         self.differences.append(abs(trainer.losses[-1] - loss.item()) / max(abs(loss.item()), 1.0))

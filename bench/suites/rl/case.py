@@ -12,7 +12,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-PROMPT, BLOCKS = 32, 2
+#: The sides that train the released way, and whether they compute every layer again in their backward pass.
+RELEASED, KEPT = "CJ-GRPO as released", "CJ-GRPO as released, layers kept"
+CHECKPOINTING = {RELEASED: True, KEPT: False}
+
+PROMPT, BLOCKS, RANK = 32, 2, 8
 WARM_UP_STEPS = 2  # of the short iteration before those that count; at least a step a block
 
 
@@ -26,6 +30,7 @@ class Vocabulary:
 
 
 LLADA = Vocabulary(126464, 126336, 126081)
+QUARTER = Vocabulary(32000, 31990, 31980)
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class Case:
     """An iteration: a rollout of completions of one prompt in `BLOCKS` blocks, temperature 1, and updates on it.
 
     Attributes:
-        head: "trained" (every weight; no KL term) or "frozen" (LoRA of rank 8 on the layers' matrices, whose KL term is
-            measured from the model without it).
+        head: "trained" (every weight; no KL term) or "frozen" (LoRA of rank `RANK` on the layers' matrices, whose KL
+            term is measured from the model without it).
         steps: S, of all blocks. batch: B, completions of the prompt. generated: G, tokens of each.
         updates: of the model on a rollout. dtype: of the weights.
         learning_rate, max_grad_norm: of both sides.
@@ -62,9 +67,8 @@ class Case:
         return {"method": "CJ-GRPO", **sizes}
 
 
-def make_base(case: Case) -> Any:
-    """The random model: native Llama without causal masking, 4 layers of width 256."""
-    torch.manual_seed(0)
+def make_config(case: Case) -> LlamaConfig:
+    """Llama without causal masking, 4 layers of width 256."""
     config = LlamaConfig(
         vocab_size=case.vocabulary.size,
         hidden_size=256,
@@ -76,7 +80,13 @@ def make_base(case: Case) -> Any:
         eos_token_id=case.vocabulary.eos_id,
     )
     config.is_causal = False
-    model: Any = LlamaForCausalLM(config)
+    return config
+
+
+def make_base(case: Case) -> Any:
+    """The model, random."""
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM(make_config(case))
     for settings in (model.config, model.generation_config):  # as the tokenizer's
         settings.pad_token_id = case.vocabulary.eos_id
     return model.to(case.device, getattr(torch, case.dtype))

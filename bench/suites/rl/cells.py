@@ -1,27 +1,28 @@
-"""The cells of the suite: a centre and a line through it along each size, with the LM head trained and frozen."""
+"""The cells of the suite: a centre and a line through it along each size, with the LM head trained and frozen.
+
+At the centre the released way is a side twice, the second time with its layers kept as ours keeps them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...harness.results import OURS, Record, Side
-from ...harness.spread import Spread, ratio
-from ..settings import Cell, Settings
-from .case import Case
+from ...harness import results
+from ...harness.results import Record, Side
+from ..settings import MOST_BYTES, Cell, Settings
+from .case import KEPT, RELEASED, Case
 from .phases import medians
 
 if TYPE_CHECKING:
-    from .rounds import Rounds
-
-RELEASED = "CJ-GRPO as released"
+    from .rounds import Timed
 
 #: Small enough for a few minutes on two cores.
-SMALL_CENTRE = Case("trained", steps=4, batch=2, generated=32, updates=1)
+SMALL_CENTRE = Case("trained", steps=4, batch=2, generated=16, updates=1)
 SMALL = {"steps": (4, 8), "batch": (2, 4), "generated": (16, 32), "updates": (1, 2)}
 FULL_CENTRE = Case("trained", steps=8, batch=4, generated=64, updates=2)
 FULL = {"steps": (4, 8, 16, 32), "batch": (2, 4, 8), "generated": (32, 64, 128), "updates": (1, 2, 4)}
@@ -30,7 +31,13 @@ FULL = {"steps": (4, 8, 16, 32), "batch": (2, 4, 8), "generated": (32, 64, 128),
 def cells(settings: Settings) -> Iterator[Cell]:
     """One for each case."""
     for case in cases(settings):
-        yield Cell("rl", case.record(), partial(measure, case, settings.seconds))
+        yield Cell("rl", case.record(), partial(measure, case, settings.seconds, released_sides(case, settings.full)))
+
+
+def released_sides(case: Case, full: bool) -> tuple[str, ...]:
+    """Names of the sides beside ours."""
+    centre = replace(FULL_CENTRE if full else SMALL_CENTRE, head=case.head, dtype=case.dtype, device=case.device)
+    return (RELEASED, KEPT) if case == centre else (RELEASED,)
 
 
 def cases(settings: Settings) -> Iterator[Case]:
@@ -48,31 +55,36 @@ def cases(settings: Settings) -> Iterator[Case]:
                 yield from (replace(at, **change) for change in changes)
 
 
-def measure(case: Case, seconds: float) -> Record:
-    """Checks that both sides agree, times them and takes their peaks.
+def measure(case: Case, seconds: float, released: Sequence[str] = (RELEASED,)) -> Record:
+    """Checks that all sides agree, times them and takes their peaks.
 
     Args:
         seconds: that our side may use for more than the least number of rounds.
+        released: the sides beside ours. One that needs more than MOST_BYTES is not run and has a verdict.
     """
     # Here, because they need accelerate and peft, which nobody needs to list the cells.
     from .agreement import check_agreement
+    from .needs import needed_bytes
     from .peaks import peak_bytes
-    from .rounds import fits, time_rounds
-    from .sides import OurSide, PlainSide
+    from .rounds import time_rounds
 
-    agreement = check_agreement(case)
-    ours, released = sides(time_rounds(case, seconds), case)
-    ours.peak_bytes = peak_bytes(OurSide, case)
-    released.peak_bytes = peak_bytes(PlainSide, case) if fits(case) else None
-    released.agreement = agreement
-    return Record("rl", case.record(), {OURS: ours, RELEASED: released}, {"tokens": case.batch * case.generated})
+    needed = {name: needed_bytes(case, name) for name in released}
+    agreements = {name: check_agreement(case, name) for name in released}
+    sides = timed_sides(time_rounds(case, seconds, [name for name in released if needed[name] <= MOST_BYTES]), case)
+    for name, side in sides.items():
+        side.peak_bytes = peak_bytes(case, name)
+    for name in released:
+        large = Side(verdict=f"does not fit: needs at least {needed[name] / 1e9:.1f} GB")
+        sides.setdefault(name, large).agreement = agreements[name]
+    return Record("rl", case.record(), sides, {"tokens": case.batch * case.generated})
 
 
-def sides(rounds: Rounds, case: Case) -> tuple[Side, Side]:
-    """Ours and the released way, of what was timed."""
-    ours, plain = ([sum(phases.values()) for phases in side] for side in (rounds.ours, rounds.plain))
-    part = None if rounds.plain_steps == case.steps else f"{rounds.plain_steps} of {case.steps} steps"
-    return (
-        Side(Spread.of(ours), figures={"phases": medians(rounds.ours)}),
-        Side(Spread.of(plain), ratio(plain, ours), extrapolated_from=part, figures={"phases": medians(rounds.plain)}),
-    )
+def timed_sides(timed: Mapping[str, Timed], case: Case) -> dict[str, Side]:
+    """Sides of what was timed."""
+    whole = {name: [sum(phases.values()) for phases in side.rounds] for name, side in timed.items()}
+    sides = results.timed_sides(whole)
+    for name, side in timed.items():
+        sides[name].figures = {"phases": medians(side.rounds)}
+        if side.steps != case.steps:
+            sides[name].extrapolated_from = f"{side.steps} of {case.steps} steps"
+    return sides

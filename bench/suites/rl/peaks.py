@@ -14,39 +14,40 @@ from multiprocessing.context import BaseContext
 import torch
 
 from ...harness.memory import PeakMeter
+from ...harness.results import OURS
 from .case import WARM_UP_STEPS, Case
 from .sides import OurSide, PlainSide
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
-def peak_bytes(side: type[OurSide] | type[PlainSide], case: Case) -> int:
-    """Of one iteration of a side, in a new process."""
+def peak_bytes(case: Case, name: str) -> int:
+    """Of one iteration of the side of this name, in a new process."""
     if torch.device(case.device).type == "cuda":  # no copy of a process that has asked CUDA for its devices works
         context: BaseContext = get_context("spawn")
     else:
         context = get_context("forkserver")
         context.set_forkserver_preload([__name__])  # imported once: seconds saved for every process after the first
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(begin_and_peak, side, case, torch.get_num_threads()).result()
+        return pool.submit(begin_and_peak, case, name, torch.get_num_threads()).result()
 
 
-def begin_and_peak(side: type[OurSide] | type[PlainSide], case: Case, threads: int) -> int:
+def begin_and_peak(case: Case, name: str, threads: int) -> int:
     """`peak_here` in a process that does nothing else."""
     torch.set_num_threads(threads)
     if sys.platform == "linux":  # every tensor of a megabyte gets pages of its own, which go back when it is freed
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
-    return peak_here(side, case)
+    return peak_here(case, name)
 
 
-def peak_here(side: type[OurSide] | type[PlainSide], case: Case) -> int:
+def peak_here(case: Case, name: str) -> int:
     """Of one iteration of a side in this process, after a short one."""
-    return of_plain(case) if side is PlainSide else of_ours(case)
+    return of_ours(case) if name == OURS else of_plain(case, name)
 
 
-def of_plain(case: Case) -> int:
-    """Bytes at the peak of the released way."""
-    plain, meter = PlainSide(case), PeakMeter(case.device)
+def of_plain(case: Case, name: str) -> int:
+    """Bytes at the peak of the released way of this name."""
+    plain, meter = PlainSide(case, name), PeakMeter(case.device)
     plain.run(WARM_UP_STEPS)
     plain.optimizer.zero_grad()
     meter.start(gradient_bytes(plain.model))

@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from ...baselines.cj_grpo import PHASES
+from ...harness.timing import synchronize
 
 #: What the phases leave of an iteration: advantages, views, gradients set to zero, the loop itself.
 OTHER = "other"
@@ -29,7 +28,7 @@ class PhaseClock:
     """Wall-clock seconds of an iteration and its phases; on a GPU until the device has finished them."""
 
     def __init__(self, device: str) -> None:
-        self._cuda = torch.device(device).type == "cuda"
+        self._device = device
         self.start()
 
     def start(self) -> None:
@@ -39,8 +38,7 @@ class PhaseClock:
 
     def now(self) -> float:
         """Seconds from an arbitrary start, once the device is idle."""
-        if self._cuda:
-            torch.cuda.synchronize()
+        synchronize(self._device)
         return time.perf_counter()
 
     @contextmanager

@@ -19,7 +19,10 @@ from mdlm_fast.rl.methods.cj_grpo import CJGRPOConfig, CJGRPOTrainer
 from ...baselines import cj_grpo
 from .case import (
     BLOCKS,
+    CHECKPOINTING,
     PROMPT,
+    RANK,
+    RELEASED,
     WARM_UP_STEPS,
     Case,
     as_text,
@@ -42,11 +45,11 @@ def adapter(case: Case, model: Any) -> LoraConfig | None:
     """LoRA on all seven matrices of a layer, and not zero, so the reference differs from the policy."""
     if case.head == "trained":
         return None
-    return lora_config(model, "all", r=8, alpha=4, init_lora_weights=False)
+    return lora_config(model, "all", r=RANK, alpha=RANK // 2, init_lora_weights=False)
 
 
 def plain_config(case: Case, **changes: Any) -> cj_grpo.PlainConfig:
-    """Settings of the released way."""
+    """Settings of the released way, which rounds its logits to the dtype of its model."""
     settings: dict[str, Any] = {
         "mask_id": case.vocabulary.mask_id,
         "generated": case.generated,
@@ -54,16 +57,17 @@ def plain_config(case: Case, **changes: Any) -> cj_grpo.PlainConfig:
         "blocks": BLOCKS,
         "num_iterations": case.updates,
         "beta": case.beta,
+        "dtype": getattr(torch, case.dtype),
         "max_grad_norm": case.max_grad_norm,
     }
     return cj_grpo.PlainConfig(**{**settings, **changes})
 
 
 class PlainSide:
-    """The released way, on a model and optimizer of its own."""
+    """The released way, on a model and optimizer of its own. name: one of `CHECKPOINTING`."""
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
+    def __init__(self, case: Case, name: str = RELEASED) -> None:
+        self.case, self.name = case, name
         self.model: Any = make_base(case)
         lora = adapter(case, self.model)
         if lora is not None:
@@ -75,7 +79,7 @@ class PlainSide:
 
     def run(self, steps: int) -> dict[str, float]:
         """One iteration with this many steps; its seconds by phase."""
-        config = plain_config(self.case, steps=steps)
+        config = plain_config(self.case, steps=steps, checkpointing=CHECKPOINTING[self.name])
         self.clock.start()
         cj_grpo.iteration(self.model, self.optimizer, self.prompts, reward_of_rows, config, self.clock.phase)
         self.clock.stop()
