@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from ...harness.results import CEILING
+from ...harness.results import CEILING, Record
 from .. import tables_kernels, wording
-from ..derived import geometric_mean, loses
+from ..derived import best_baseline, geometric_mean
 from ..markdown import markdown_table, with_title
-from ..summary import SUITES, Comparison, comparisons
+from ..summary import SUITES, judged, work
+from ..views import grouped
 from .sources import NotMeasured, Sources, figure, register, rows_table
 
 V = 126_464  # LLaDA's
@@ -23,29 +24,27 @@ def bench_machine(sources: Sources) -> str:
 
 @figure
 def bench_headline(sources: Sources) -> str:
-    """A table of all comparisons with a baseline: a row a kind of work, its worst ratio first."""
+    """A row a kind of work: ours against the fastest baseline of each cell."""
     rows = []
     for suite in SUITES:
-        by_work: dict[str, list[Comparison]] = {}
-        for one in comparisons(sources.cpu.suite(suite)):
-            by_work.setdefault(work(one), []).append(one)
-        for name, found in by_work.items():
-            cells = [(side.ratio.median, loses(side), one) for one in found for _, side in one.cells if side.ratio]
-            ratios = [ratio for ratio, _, _ in cells]
-            worst, best = (end(cells, key=lambda cell: cell[0]) for end in (min, max))
-            won = sum(not lost for _, lost, _ in cells)
-            ends = [f"{wording.times(ratio)} ({one.baseline})" for ratio, _, one in (worst, best)]
+        for name, records in grouped(judged(sources.cpu.suite(suite)), op_or_work).items():
+            best = [found for record in records if (found := best_baseline(record))]
+            ratios = [spread.median for _, spread in best]
+            ends = [end(best, key=lambda found: found[1].median) for end in (min, max)]
+            won = sum(ratio > 1 for ratio in ratios)
             middle = wording.times(geometric_mean(ratios))
-            rows.append([name, f"{won} of {len(cells)}", ends[0], middle, ends[1]])
+            shown = [f"{wording.times(spread.median)} ({baseline})" for baseline, spread in ends]
+            rows.append([name, f"{won} of {len(best)}", shown[0], middle, shown[1]])
     if not rows:
         raise NotMeasured("benchmarks.json compares nothing: make bench")
-    return rows_table(["", "ours faster in", "smallest ratio", "geometric mean", "largest ratio"], rows)
+    heads = ["", "cells where ours is fastest", "smallest ratio", "geometric mean", "largest ratio"]
+    return rows_table(heads, rows)
 
 
-def work(found: Comparison) -> str:
+def op_or_work(record: Record) -> str:
     """The op, whatever its variant; decodes and training as the benchmarks' page calls them."""
-    op = found.cells[0][0].case.get("op")
-    return found.work if op is None else f"`{op}`"
+    op = record.case.get("op")
+    return work(record) if op is None else f"`{op}`"
 
 
 def op_tables(sources: Sources, op: str) -> str:
