@@ -151,7 +151,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     variants torch.compile runs a function uncompiled, without a word; here it may not.
 
     Random numbers come from torch's own generator on the CPU, where the compiler's takes twice as long as all the rest.
+    Compiling stays in this process: the compiler's pool of others keeps a core busy while it starts.
     """
+    torch._inductor.config.compile_threads = 1
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     on = {

@@ -25,7 +25,7 @@ class Settings:
 
     device: str = "cpu"
     full: bool = False
-    seconds: float = 0.4
+    seconds: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ RULES: dict[str, dict[str, baselines.Rule]] = {
 
 #: Why a loop over one short sequence may be faster, and up to how many positions that is the reason.
 FIXED_COST = (
-    "a few small tensor operations that write the canvas alone; ours spends 40 to 50 us a call in Python, on argument "
-    "checks and torch's dispatcher, and writes the record and the next rows too"
+    "a few small tensor operations that write the canvas alone; ours spends most of so small a call in Python, on "
+    "argument checks and torch's dispatcher, and keeps the record too"
 )
 SMALL = 2**11
 
