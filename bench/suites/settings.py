@@ -25,7 +25,7 @@ class Settings:
 
     device: str = "cpu"
     full: bool = False
-    seconds: float = 0.3
+    seconds: float = 0.25
 
 
 @dataclass(frozen=True)
