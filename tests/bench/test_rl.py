@@ -54,11 +54,11 @@ def test_cells_lie_on_lines_through_the_centre(full: bool, count: int) -> None:
     assert {case.dtype for case in cases(Settings(device="cuda", full=full))} == {"bfloat16"}
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_layers_are_kept_at_the_centre_alone(full: bool) -> None:
+@pytest.mark.parametrize(("full", "heads"), [(False, ["trained"]), (True, ["trained", "frozen"])])
+def test_layers_are_kept_at_the_centre_alone(full: bool, heads: list[str]) -> None:
     kept = [case for case in cases(Settings(full=full)) if KEPT in released_sides(case, full)]
-    assert [case.head for case in kept] == ["trained", "frozen"]
-    assert kept[0] == replace(kept[1], head="trained") == next(iter(cases(Settings(full=full))))
+    assert [case.head for case in kept] == heads
+    assert {replace(case, head="trained") for case in kept} == {next(iter(cases(Settings(full=full))))}
 
 
 @pytest.mark.parametrize(("head", "name"), [("trained", KEPT), ("frozen", RELEASED)])

@@ -38,7 +38,7 @@ SYSTEMS: dict[str, tuple[str, str]] = {
     "CJ-GRPO as released, layers kept": ("#d55e00", "v"),
 }
 #: Steps of one colour, from dark to light, for parts of a whole.
-PARTS = ("#0b3954", "#1f6f8b", "#5fa8a8", "#a9d1b8", "#e3ecc8", "#c9c9c9")
+PARTS = ("#0b3954", "#1f6f8b", "#5fa8a8", "#a9d1b8", "#e3ecc8", "#c9c9c9", "#7d6b91")
 #: Dark backgrounds: what stands for a colour there.
 ON_DARK = {
     INK: "#e8eaed",

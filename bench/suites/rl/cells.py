@@ -1,6 +1,7 @@
 """The cells of the suite: a centre and a line through it along each size, with the LM head trained and frozen.
 
-At the centre the released way is a side twice, the second time with its layers kept as ours keeps them.
+At the centre the released way is a side twice, the second time with its layers kept as ours keeps them (in the small
+set with the head trained alone).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def cells(settings: Settings) -> Iterator[Cell]:
 
 def released_sides(case: Case, full: bool) -> tuple[str, ...]:
     """Names of the sides beside ours."""
-    centre = replace(FULL_CENTRE if full else SMALL_CENTRE, head=case.head, dtype=case.dtype, device=case.device)
+    centre = replace(FULL_CENTRE if full else SMALL_CENTRE, dtype=case.dtype, device=case.device)
+    if full:  # the small set spares the frozen head
+        centre = replace(centre, head=case.head)
     return (RELEASED, KEPT) if case == centre else (RELEASED,)
 
 
