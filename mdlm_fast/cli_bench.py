@@ -32,7 +32,7 @@ def bench(
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where it is there.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch. Default: torch's choice.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="Seconds each side of a cell may take. Default: 0.25, with --full 1.")
+        float | None, typer.Option(min=0, help="Seconds each side of a cell may take. Default: 0.2, with --full 1.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Results file, merged into.")] = RESULTS,
     json_output: JsonOption = False,
@@ -61,7 +61,7 @@ def bench(
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: torch sees no GPU here")
     console = Console(stderr=json_output)
-    settings = Settings(device, full, seconds if seconds is not None else (1.0 if full else 0.25))
+    settings = Settings(device, full, seconds if seconds is not None else (1.0 if full else 0.2))
     chosen = [name for name in SUITES if name in suite or not suite]
     records, failures = run(chosen, settings, output, where=_fields(where), resume=resume, console=console)
     if json_output:

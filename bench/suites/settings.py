@@ -25,7 +25,7 @@ class Settings:
 
     device: str = "cpu"
     full: bool = False
-    seconds: float = 0.25
+    seconds: float = 0.2
 
 
 @dataclass(frozen=True)
