@@ -19,6 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .eoser import Rollout
+from .llada import gumbel, probability_of, with_masks
+
 #: Scores completions int64 [B, G]; float32 [B].
 Reward = Callable[[Tensor], Tensor]
 
@@ -85,33 +88,17 @@ class PlainConfig:
                 yield (block + 1) * length, length // steps + int(step < length % steps)
 
 
-@dataclass(frozen=True)
-class PlainRollout:
-    """states: S + 1 canvases, int64 [B, P + G]. revealed: S masks, bool [B, G], what each step revealed."""
-
-    states: list[Tensor]
-    revealed: list[Tensor]
-
-
-def race(logits: Tensor, temperature: float) -> Tensor:
-    """Scores whose argmax is the released sampler's draw, in the logits' dtype; the logits themselves at 0."""
-    if temperature == 0:
-        return logits
-    return logits.exp() / (-torch.rand_like(logits).log()) ** temperature
-
-
 @torch.no_grad()
-def rollout(model: nn.Module, prompts: Tensor, config: PlainConfig) -> PlainRollout:
+def rollout(model: nn.Module, prompts: Tensor, config: PlainConfig) -> Rollout:
     """Decodes `prompts`, int64 [B, P], by low confidence; torch's generator is used."""
     batch, prompt_length = prompts.shape
-    canvas = torch.full((batch, prompt_length + config.generated), config.mask_id, device=prompts.device)
-    canvas[:, :prompt_length] = prompts
+    canvas = with_masks(prompts, config.generated, config.mask_id)
     states, revealed = [canvas.clone()], []
     for block_end, count in config.schedule():
         masked = canvas == config.mask_id
         logits = model(input_ids=canvas, use_cache=False).logits.to(config.dtype)
-        tokens = race(logits, config.temperature).argmax(-1)
-        confidence = logits.softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        tokens = gumbel(logits, config.temperature, config.dtype).argmax(-1)
+        confidence = probability_of(logits, tokens)
         confidence[:, prompt_length + block_end :] = -torch.inf
         confidence = torch.where(masked, confidence, -torch.inf)
         quota = torch.full((batch,), count, device=canvas.device)
@@ -120,10 +107,10 @@ def rollout(model: nn.Module, prompts: Tensor, config: PlainConfig) -> PlainRoll
             canvas[row, chosen] = tokens[row, chosen]
         states.append(canvas.clone())
         revealed.append((masked & (canvas != config.mask_id))[:, prompt_length:])
-    return PlainRollout(states, revealed)
+    return Rollout(states, revealed)
 
 
-def step_logps(model: nn.Module, trajectory: PlainRollout, step: int, config: PlainConfig) -> Tensor:
+def step_logps(model: nn.Module, trajectory: Rollout, step: int, config: PlainConfig) -> Tensor:
     """float32 [B, G] (float64 if `config.dtype` is), log-probabilities of the tokens entering the next state."""
     logits = model(input_ids=trajectory.states[step], use_cache=False).logits.to(config.dtype)
     targets = trajectory.states[step + 1][:, -config.generated :]
@@ -132,12 +119,12 @@ def step_logps(model: nn.Module, trajectory: PlainRollout, step: int, config: Pl
 
 
 @torch.no_grad()
-def trajectory_logps(model: nn.Module, trajectory: PlainRollout, config: PlainConfig) -> list[Tensor]:
+def trajectory_logps(model: nn.Module, trajectory: Rollout, config: PlainConfig) -> list[Tensor]:
     """`step_logps` of every step, without gradients."""
     return [step_logps(model, trajectory, step, config) for step in range(config.steps)]
 
 
-def reference_logps(model: Any, trajectory: PlainRollout, config: PlainConfig) -> list[Tensor] | None:
+def reference_logps(model: Any, trajectory: Rollout, config: PlainConfig) -> list[Tensor] | None:
     """Log-probabilities under the model with its adapter switched off; None without a KL term."""
     if config.beta == 0:
         return None
@@ -163,7 +150,7 @@ def step_loss(
 
 def trajectory_loss(
     model: nn.Module,
-    trajectory: PlainRollout,
+    trajectory: Rollout,
     advantages: Tensor,
     old: list[Tensor] | None,
     reference: list[Tensor] | None,
@@ -182,7 +169,7 @@ def trajectory_loss(
 def update(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    trajectory: PlainRollout,
+    trajectory: Rollout,
     advantages: Tensor,
     config: PlainConfig,
     phase: Phase = untimed,

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mdlm_fast.bench.baselines import cj_grpo
-from mdlm_fast.bench.baselines.cj_grpo import PHASES, PlainConfig, PlainRollout
+from mdlm_fast.bench.baselines.cj_grpo import PHASES, PlainConfig
+from mdlm_fast.bench.baselines.eoser import Rollout
+from mdlm_fast.bench.baselines.llada import gumbel
 
 VOCAB, MASK, PROMPT = 61, 60, 5
 
@@ -60,7 +62,7 @@ class NeverMask(nn.Module):
         return type("Output", (), {"logits": logits})
 
 
-def random_trajectory(seed: int, batch: int, config: PlainConfig) -> PlainRollout:
+def random_trajectory(seed: int, batch: int, config: PlainConfig) -> Rollout:
     torch.manual_seed(seed)
     return cj_grpo.rollout(NeverMask(), torch.randint(MASK, (batch, PROMPT)), config)
 
@@ -74,7 +76,7 @@ def row_logps(model: nn.Module, canvas: Tensor) -> np.ndarray:
 
 
 def oracle_loss(
-    model: Any, old_model: Any, trajectory: PlainRollout, advantages: Tensor, config: PlainConfig
+    model: Any, old_model: Any, trajectory: Rollout, advantages: Tensor, config: PlainConfig
 ) -> tuple[float, int]:
     """The loss token by token, and how many tokens the clip range cut off. The reference is the adapter-free model."""
     total, cut = 0.0, 0
@@ -179,7 +181,7 @@ def test_race_draws_by_probability() -> None:
     """In float64 the race is a right sampler: a chi-square test against the softmax."""
     torch.manual_seed(0)
     logits = torch.randn(7, dtype=torch.float64)
-    drawn = cj_grpo.race(logits.expand(20000, 7), 1.0).argmax(-1).bincount(minlength=7)
+    drawn = gumbel(logits.expand(20000, 7), 1.0).argmax(-1).bincount(minlength=7)
     expected = 20000 * logits.softmax(-1)
     assert float(((drawn - expected) ** 2 / expected).sum()) < 22.5  # 0.1 % of chi-square with 6 degrees of freedom
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from ...harness.timing import synchronize
 
 
 class _EnoughError(Exception):
@@ -83,10 +83,10 @@ class Split:
 def split(model: Any, decode: Callable[[], object], device: str) -> Split:
     """Times one decode inside and outside the model's body; on a GPU the device is waited for at every border."""
     with _timed(model.model, device) as body, _timed(model.lm_head, device) as head:
-        _wait(device)
+        synchronize(device)
         begin = time.perf_counter()
         found = passes(model, decode)
-        _wait(device)
+        synchronize(device)
         whole = time.perf_counter() - begin
     return Split(whole, sum(body), sum(head), found)
 
@@ -99,11 +99,11 @@ def _timed(module: Any, device: str) -> Iterator[list[float]]:
 
     def enter(*_: Any) -> None:
         nonlocal begin
-        _wait(device)
+        synchronize(device)
         begin = time.perf_counter()
 
     def leave(*_: Any) -> None:
-        _wait(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - begin)
 
     handles = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
@@ -112,8 +112,3 @@ def _timed(module: Any, device: str) -> Iterator[list[float]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from ...baselines import cj_grpo
+from ...baselines.eoser import Rollout
 from .case import CHECKPOINTING, QUARTER, RELEASED, Case
 from .sides import OurSide, plain_config
 
@@ -82,10 +83,10 @@ class Comparison(TrainerCallback):
                 self.differences.append(relative_difference(named[name].grad, parameter.grad))
 
 
-def plain_rollout(states: list[Tensor], generated: int) -> cj_grpo.PlainRollout:
+def plain_rollout(states: list[Tensor], generated: int) -> Rollout:
     """The clones and masks that the released way would have kept of these states, int64 [B, P + G]."""
     revealed = [(before != after)[:, -generated:] for before, after in pairwise(states)]
-    return cj_grpo.PlainRollout(states, revealed)
+    return Rollout(states, revealed)
 
 
 def relative_difference(value: Tensor | None, expected: Tensor | None) -> float:
